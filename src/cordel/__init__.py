@@ -1,0 +1,1 @@
+"""cordel: language models for Brazilian Portuguese, from scratch and adapted, with their costs."""
