@@ -1,0 +1,87 @@
+"""Files as every stage writes them: UTF-8, Unix newlines, sorted keys, complete or absent."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cordel.runtime.errors import ArtifactError
+
+DIGITS = 6  # of metrics: enough to compare, few enough that `dvc metrics diff` shows no noise
+
+
+def rounded(value: Any) -> Any:
+    """Return ``value`` with every float in it rounded to ``DIGITS`` decimals."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, which then holds all of it or what it held before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON with sorted keys; Portuguese stays readable."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in ``path``.
+
+    Raises:
+        ArtifactError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: not JSON ({error}); rerun the stage that makes it") from None
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+    write_text(path, "".join(lines))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file that ``write_jsonl`` wrote."""
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows that share their keys, in the order of the first row's keys."""
+    header = list(rows[0])
+    lines = [header, *([row[key] for key in header] for row in rows)]
+    text = "\n".join(",".join("" if v is None else str(v) for v in line) for line in lines)
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Give a folder to fill; it becomes ``path`` only if the block succeeds."""
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,89 @@
+"""What a stage cost, one record per attempt, in ``metrics/ledger/<stage>/<item>.json``.
+
+A ledger is a list of attempts: an interrupted run that was resumed has several, and what it cost is
+their sum. Being a list also keeps it out of ``dvc metrics show``, which prints mappings only.
+"""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cordel.runtime.files import read_json, write_json
+
+SCHEMA = 1
+PACKAGES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "dvc")
+
+
+@contextmanager
+def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Measure the block and write its record; the block adds what it knows to the yielded dict.
+
+    Args:
+        path: The ledger file, written when the block succeeds.
+        stage: The stage's name with its item, such as ``train_lm@v1``.
+        pending: Where the attempts so far are kept, beside the checkpoint they belong to.
+    """
+    attempts = read_json(pending) if pending and pending.exists() else []
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "stage": stage,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "completed": False,
+        "device": f"{platform.processor() or platform.machine()} x {os.cpu_count()}",
+    }
+    started_at, cpu_started_at = time.monotonic(), _cpu_seconds()
+    try:
+        yield record
+        record["completed"] = True
+    finally:
+        record["seconds"] = round(time.monotonic() - started_at, 2)
+        record["cpu_seconds"] = round(_cpu_seconds() - cpu_started_at, 2)
+        # ru_maxrss is in KiB on Linux.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        record["peak_memory_mib"] = round(peak / 1024, 1)
+        record |= _provenance()
+        attempts.append(record)
+        if pending is not None:
+            # Kept after the end too: whoever finds the run finished must still know what it cost.
+            write_json(pending, attempts)
+        if record["completed"]:
+            write_json(path, attempts)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _provenance() -> dict[str, Any]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "python": sys.version.split()[0],
+        "versions": found,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def _git(*words: str) -> str | None:
+    """Return git's answer, or None outside a repository or without git."""
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
