@@ -1,0 +1,163 @@
+"""Assign each document to train, val or test so that no split holds a copy of another's document.
+
+Near-duplicates are found by MinHash over word shingles (Broder 1997) with banded locality-sensitive
+hashing, and whole clusters are assigned by a hash, so that adding a document moves no other one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
+
+from cordel.corpus.documents import Document
+from cordel.runtime.errors import ArtifactError, InputError
+from cordel.runtime.params import require
+
+SPLITS = ("train", "val", "test")
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitParams:
+    """The section ``splits`` of params.yaml."""
+
+    val: float  # share of the clusters
+    test: float
+    seed: int
+    shingle_words: int
+    permutations: int  # numbers in a signature: the estimate's standard error is 1/(2 sqrt(n))
+    bands: int  # more bands find less similar pairs: half are found at about (1/bands)^(bands/n)
+    min_similarity: float  # estimated Jaccard similarity from which two documents are copies
+
+    def __post_init__(self) -> None:
+        """Check ranges and the one combination that leaves nothing to train on."""
+        for name in ("val", "test"):
+            value = getattr(self, name)
+            require(0 < value < 1, f"{name} is {value}, expected 0 < x < 1")
+        require(self.val + self.test < 1, f"val + test is {self.val + self.test}, expected < 1")
+        require(
+            0 < self.min_similarity <= 1,
+            f"min_similarity is {self.min_similarity}, expected 0 < x <= 1",
+        )
+        require(
+            self.shingle_words > 0, f"shingle_words is {self.shingle_words}, expected at least 1"
+        )
+        require(
+            0 < self.bands <= self.permutations and self.permutations % self.bands == 0,
+            f"permutations {self.permutations} is not a multiple of bands {self.bands}",
+        )
+        require(self.seed >= 0, f"seed is {self.seed}, expected at least 0")
+
+
+def signatures(documents: Iterable[Document], params: SplitParams) -> tuple[list[str], np.ndarray]:
+    """Return the documents' ids and their MinHash signatures, ``uint32[documents, permutations]``.
+
+    Case and punctuation are folded. A document shorter than a shingle is one shingle. The
+    signatures are all that grows with the corpus: 4 bytes x permutations a document.
+    """
+    ids, rows = [], []
+    width = params.shingle_words
+    for document in documents:
+        words = WORD.findall(document.text.lower())
+        shingles = [" ".join(words[i : i + width]) for i in range(max(1, len(words) - width + 1))]
+        minhash = RMinHash(num_perm=params.permutations, seed=params.seed)
+        minhash.update(shingles)
+        ids.append(document.id)
+        rows.append(np.asarray(minhash.digest(), dtype=np.uint32))
+    if not ids:
+        raise InputError("the corpus has no documents; check the section corpus of params.yaml")
+    return ids, np.stack(rows)
+
+
+def cluster(signature: np.ndarray, params: SplitParams) -> np.ndarray:
+    """Return ``int64[documents]``: the lowest index among each document's near-duplicates.
+
+    Documents that agree on a whole band are compared with the first of their group; those that
+    are similar enough are joined, the others form the next group.
+    """
+    parent = np.arange(len(signature))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for band in np.split(signature, params.bands, axis=1):
+        for group in _equal_rows(band):
+            while len(group) > 1:
+                first, others = group[0], group[1:]
+                similar = (signature[others] == signature[first]).mean(
+                    axis=1
+                ) >= params.min_similarity
+                for other in others[similar]:
+                    low, high = sorted((root(first), root(other)))
+                    parent[high] = low
+                group = others[~similar]  # noqa: PLW2901
+    return np.asarray([root(index) for index in range(len(parent))])
+
+
+def _equal_rows(rows: np.ndarray) -> list[np.ndarray]:
+    """Return the groups of at least two equal rows, as ascending arrays of their indices."""
+    keys = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))
+    _, inverse, counts = np.unique(keys.ravel(), return_inverse=True, return_counts=True)
+    order = np.argsort(inverse, kind="stable")
+    groups = np.split(order, np.cumsum(counts)[:-1])
+    return [group for group in groups if len(group) > 1]
+
+
+def assign(cluster_id: str, params: SplitParams) -> str:
+    """Return the split of a cluster: a hash of its id against the two shares."""
+    digest = blake2b(f"{params.seed}/{cluster_id}".encode(), digest_size=8).digest()
+    place = int.from_bytes(digest, "big") / 2**64
+    if place < params.test:
+        return "test"
+    return "val" if place < params.test + params.val else "train"
+
+
+def split_documents(documents: Iterable[Document], params: SplitParams) -> dict[str, list[str]]:
+    """Return the columns ``id``, ``cluster`` (the id of its first document) and ``split``.
+
+    Raises:
+        InputError: There are no documents, or a split gets none.
+    """
+    ids, signature = signatures(documents, params)
+    clusters = [ids[index] for index in cluster(signature, params)]
+    splits = [assign(name, params) for name in clusters]
+    for split in SPLITS:
+        if split not in splits:
+            raise InputError(
+                f"split {split!r} gets none of the {len(ids)} documents; use more documents, "
+                "or larger splits.val and splits.test"
+            )
+    return {"id": ids, "cluster": clusters, "split": splits}
+
+
+def write_splits(path: Path, columns: Mapping[str, list[str]]) -> None:
+    """Write the table of ``split_documents``, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        pq.write_table(pa.table(dict(columns)), partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Return the split of each document id.
+
+    Raises:
+        ArtifactError: The file is missing or not such a table.
+    """
+    try:
+        table = pq.read_table(path, columns=["id", "split"])
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); rerun split_corpus") from None
+    return dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
