@@ -1,0 +1,1 @@
+"""Tokenizers: how each is learnt, and one way to load them all."""

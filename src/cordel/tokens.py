@@ -1,0 +1,158 @@
+"""The token format: per split one flat little-endian ``uint16`` array, plus a table of documents.
+
+A contract between ``encode_corpus`` (writer) and the stages that train, score and sample (readers).
+It is deliberately alone: a change here is a change of format, and both sides must run again.
+
+Layout of a folder::
+
+    <split>.bin       ids of all documents, each as begin + text + end (see Tokenizer)
+    <split>.parquet   one row a document: id, tokens (with begin and end), bytes, unknown_bytes
+    meta.json         TokensMeta
+    tokenizer/        a copy of the tokenizer, so that the folder is complete
+
+``bytes`` counts the UTF-8 bytes of the text that the document stands for, without separators;
+``unknown_bytes`` those of them that the tokenizer hides behind unknown ids. They are what makes
+bits per byte comparable across tokenizers (design.md 5.1).
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cordel.runtime.errors import ArtifactError, InputError
+from cordel.runtime.files import read_json, write_json
+
+SCHEMA = pa.schema(
+    [("id", pa.string())] + [(n, pa.int64()) for n in ("tokens", "bytes", "unknown_bytes")]
+)
+ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """One document as ids."""
+
+    id: str
+    ids: list[int]
+    bytes: int
+    unknown_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitMeta:
+    """Totals of one split."""
+
+    documents: int
+    tokens: int
+    bytes: int
+    unknown_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokensMeta:
+    """What a folder of tokens says about itself."""
+
+    vocab_size: int
+    tokenizer: str  # name
+    tokenizer_sha256: str
+    recipe: str
+    normalisation: dict[str, Any]  # f: what the text went through before it was encoded
+    begin: list[int]  # ids before and after each document, and before one that is scored
+    end: list[int]
+    context: list[int]
+    splits: dict[str, SplitMeta]
+    lossless: bool | None = (
+        None  # evaluation: whether decode(encode(x)) = x on the common test text
+    )
+
+
+def write_split(folder: Path, split: str, documents: Iterable[Encoded]) -> SplitMeta:
+    """Write one split, a document in memory at a time.
+
+    Raises:
+        InputError: The split has no text.
+    """
+    totals = {"documents": 0, "tokens": 0, "bytes": 0, "unknown_bytes": 0}
+    rows: list[tuple[str, int, int, int]] = []
+    with (
+        (folder / f"{split}.bin").open("wb") as ids,
+        pq.ParquetWriter(folder / f"{split}.parquet", SCHEMA, compression="zstd") as table,
+    ):
+
+        def flush() -> None:
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            table.write_table(pa.table(columns, schema=SCHEMA))
+            rows.clear()
+
+        for document in documents:
+            np.asarray(document.ids, dtype="<u2").tofile(ids)
+            row = (document.id, len(document.ids), document.bytes, document.unknown_bytes)
+            rows.append(row)
+            totals["documents"] += 1
+            for key, value in zip(("tokens", "bytes", "unknown_bytes"), row[1:], strict=True):
+                totals[key] += value
+            if len(rows) == ROWS:
+                flush()
+        if rows:
+            flush()
+    if not totals["bytes"]:
+        raise InputError(f"{folder.name}: split {split!r} has no text; use more documents")
+    return SplitMeta(**totals)
+
+
+def write_meta(folder: Path, meta: TokensMeta) -> None:
+    """Write ``meta.json``."""
+    write_json(folder / "meta.json", asdict(meta))
+
+
+def read_meta(folder: Path) -> TokensMeta:
+    """Return what ``folder`` says about itself.
+
+    Raises:
+        ArtifactError: It is not a folder of tokens.
+    """
+    values = read_json(folder / "meta.json")
+    try:
+        splits = {name: SplitMeta(**split) for name, split in values["splits"].items()}
+        return TokensMeta(**(values | {"splits": splits}))
+    except (TypeError, KeyError, AttributeError):
+        raise ArtifactError(
+            f"{folder / 'meta.json'}: not a token folder; rerun encode_corpus"
+        ) from None
+
+
+def read_ids(folder: Path, split: str) -> np.ndarray:
+    """Map a split's ids: ``uint16[tokens]``, read-only, not loaded into memory.
+
+    Raises:
+        ArtifactError: The file is missing or empty.
+    """
+    path = folder / f"{split}.bin"
+    if not path.exists() or not path.stat().st_size:
+        raise ArtifactError(f"{path}: missing or empty; rerun encode_corpus")
+    return np.memmap(path, dtype="<u2", mode="r")
+
+
+def read_split(folder: Path, split: str) -> list[Encoded]:
+    """Return every document of a split, for the evaluation splits, which are capped."""
+    ids = read_ids(folder, split)
+    rows = pq.read_table(folder / f"{split}.parquet").to_pylist()
+    if sum(row["tokens"] for row in rows) != len(ids):
+        raise ArtifactError(
+            f"{folder}: {split}.bin and {split}.parquet disagree; rerun encode_corpus"
+        )
+    ends = np.cumsum([row["tokens"] for row in rows])
+    return [
+        Encoded(
+            id=row["id"],
+            ids=ids[end - row["tokens"] : end].tolist(),
+            bytes=row["bytes"],
+            unknown_bytes=row["unknown_bytes"],
+        )
+        for row, end in zip(rows, ends.tolist(), strict=True)
+    ]
