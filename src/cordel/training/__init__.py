@@ -1,0 +1,1 @@
+"""The one training loop, its windows, schedules and optimisers."""
