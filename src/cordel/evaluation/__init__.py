@@ -1,0 +1,1 @@
+"""Scores of models and samples; pure wherever a number is made."""
