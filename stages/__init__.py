@@ -1,0 +1,13 @@
+"""One thin command per stage: arguments to library to files.
+
+A stage imports ``cordel`` from the tree that it runs in. Queued and temporary experiments run in a
+clone of their own; through an installed (editable) package they would run another tree's code.
+Nothing phones home: the hub's libraries are told so before any of them is imported.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
