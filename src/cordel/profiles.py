@@ -1,0 +1,76 @@
+"""Merge an overlay of ``profiles/`` into ``params.yaml``, keeping its comments.
+
+One params.yaml holds every number, so ``-S key=value`` and ``dvc params diff`` between branches
+line up. An overlay holds only what differs from the sample.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML, YAMLError
+
+from cordel.runtime.errors import ParamsError
+from cordel.runtime.files import write_text
+
+BASE = "sample"
+
+
+def apply_profile(name: str, *, root: Path = Path()) -> list[str]:
+    """Merge ``profiles/<name>.yaml`` into ``params.yaml`` and return the keys that changed.
+
+    Raises:
+        ParamsError: The profile does not exist or names an unknown key, or params.yaml already is
+            another profile's.
+    """
+    overlay_path, params_path = root / "profiles" / f"{name}.yaml", root / "params.yaml"
+    known = sorted(path.stem for path in (root / "profiles").glob("*.yaml"))
+    if name == BASE:
+        raise ParamsError("params.yaml of main is the sample's: git checkout main -- params.yaml")
+    if name not in known:
+        raise ParamsError(f"no profile {name!r}; there are: {', '.join(known)}")
+    params, overlay = _load(params_path), _load(overlay_path)
+    current = params.get("profile")
+    if current not in (BASE, name):
+        raise ParamsError(
+            f"params.yaml already is profile {current!r}, and overlays apply to the sample only; "
+            "first: git checkout main -- params.yaml"
+        )
+    changed: list[str] = []
+    _merge(params, overlay, overlay_path, "", changed)
+    if current != name:
+        params["profile"] = name
+        changed.insert(0, "profile")
+    text = io.StringIO()
+    _yaml().dump(params, text)
+    write_text(params_path, text.getvalue())
+    return changed
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # long prompts stay on their line
+    return yaml
+
+
+def _load(path: Path) -> Any:
+    try:
+        return _yaml().load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run from the root of the project") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _merge(base: Any, overlay: Any, source: Path, where: str, changed: list[str]) -> None:
+    for key, value in overlay.items():
+        name = f"{where}{key}"
+        if key not in base:
+            raise ParamsError(f"{source}: unknown key {name!r}; params.yaml has no such key")
+        if isinstance(value, Mapping) and isinstance(base[key], Mapping):
+            _merge(base[key], value, source, f"{name}.", changed)
+        elif base[key] != value:
+            base[key] = value
+            changed.append(name)

@@ -1,0 +1,1 @@
+"""Pages for readers; every number comes from a file."""
