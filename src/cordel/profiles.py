@@ -38,7 +38,7 @@ def apply_profile(name: str, *, root: Path = Path()) -> list[str]:
             "first: git checkout main -- params.yaml"
         )
     changed: list[str] = []
-    _merge(params, overlay, overlay_path, "", changed)
+    _merge(params, overlay or {}, overlay_path, "", changed)
     if current != name:
         params["profile"] = name
         changed.insert(0, "profile")

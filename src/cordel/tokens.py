@@ -133,15 +133,21 @@ def read_ids(folder: Path, split: str) -> np.ndarray:
         ArtifactError: The file is missing or empty.
     """
     path = folder / f"{split}.bin"
-    if not path.exists() or not path.stat().st_size:
-        raise ArtifactError(f"{path}: missing or empty; rerun encode_corpus")
+    size = path.stat().st_size if path.exists() else 0
+    if not size or size % 2:
+        raise ArtifactError(
+            f"{path}: missing, empty or cut short ({size} bytes); rerun encode_corpus"
+        )
     return np.memmap(path, dtype="<u2", mode="r")
 
 
 def read_split(folder: Path, split: str) -> list[Encoded]:
     """Return every document of a split, for the evaluation splits, which are capped."""
     ids = read_ids(folder, split)
-    rows = pq.read_table(folder / f"{split}.parquet").to_pylist()
+    try:
+        rows = pq.read_table(folder / f"{split}.parquet").to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{folder / split}.parquet: {error}; rerun encode_corpus") from None
     if sum(row["tokens"] for row in rows) != len(ids):
         raise ArtifactError(
             f"{folder}: {split}.bin and {split}.parquet disagree; rerun encode_corpus"

@@ -87,6 +87,24 @@ class Block(nn.Module):
         return x_BTD + self.down_proj(F.dropout(y_BTD, self.dropout, self.training)), cache
 
 
+def _initialise_attention(block: nn.Module, params: Params) -> None:
+    """Draw the projections as Keras' MultiHeadAttention does.
+
+    Its kernels have three axes, (D, H, K) and (H, K, D), and glorot reads all axes but the last two
+    as a receptive field: the bound is sqrt(6 / (D (H + K))) and sqrt(6 / (H (K + D))).
+    """
+    D, H = params.d_model, params.n_head
+    K = D // H
+    for name, fans in (
+        ("q", D * (H + K)),
+        ("k", D * (H + K)),
+        ("v", D * (H + K)),
+        ("o", H * (K + D)),
+    ):
+        bound = (6 / fans) ** 0.5
+        nn.init.uniform_(block.get_parameter(f"{name}_proj.weight"), -bound, bound)
+
+
 class Model(nn.Module):
     """The thesis' Transformer language model."""
 
@@ -108,6 +126,8 @@ class Model(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            _initialise_attention(block, params)
 
     def initial_state(self) -> list[Any]:
         """Return an empty key-value cache per block."""

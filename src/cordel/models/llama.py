@@ -60,7 +60,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with unit mean square over its last axis, times the gain."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.epsilon))
 
 
 def rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
@@ -176,7 +176,8 @@ class Model(nn.Module):
         width = self.params.d_model // self.params.n_head
         powers = torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width
         positions_T = torch.arange(past, past + T, device=like.device, dtype=torch.float32)
-        angles_TK = torch.outer(positions_T, self.params.rope_theta**-powers).repeat(1, 2)
+        # Rounded as transformers rounds it: 1 / theta^p, not theta^-p.
+        angles_TK = torch.outer(positions_T, 1 / self.params.rope_theta**powers).repeat(1, 2)
         return angles_TK.cos().to(like.dtype), angles_TK.sin().to(like.dtype)
 
     def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:

@@ -4,8 +4,8 @@ Loading the ``.model`` through transformers instead rebuilds a unigram as BPE (5
 20,008 lines differ) or gives no ids at all, so the conversion is our own: model, normaliser,
 pre-tokenizer and decoder are read from the ModelProto.
 
-Not identical, and not meant to be, is a text that spells a control symbol such as ``<s>`` (and for
-BPE a user symbol such as ``<mask>``): SentencePiece never finds the former in a text.
+A text that spells a control symbol is text, in v7's tokenizer also for Hugging Face. The thesis'
+tokenizers may lack a piece for ``<``: there ``<s>`` differs, and for BPE also ``<mask>``.
 """
 
 from pathlib import Path
@@ -20,6 +20,7 @@ from cordel.tokenizers.subword import FILE
 
 UNIGRAM, BPE_KIND = 1, 2  # trainer_spec.model_type
 NORMAL, USER_DEFINED = 1, 4  # pieces.type
+NEVER = -1.0e4  # a control symbol: spelling it in text costs less, if its characters have pieces
 SPACE = "▁"
 
 
@@ -43,8 +44,8 @@ def _model(model: Any) -> Unigram | BPE:
     spec = model.trainer_spec
     if spec.model_type == UNIGRAM:
         normal = [p.score for p in model.pieces if p.type == NORMAL]
-        best, worst = max(normal), min(normal)
-        scored = [(p.piece, _score(p, best, worst)) for p in model.pieces]
+        best = max(normal)
+        scored = [(p.piece, _score(p, best)) for p in model.pieces]
         return Unigram(scored, unk_id=spec.unk_id, byte_fallback=spec.byte_fallback)
     vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
     return BPE(
@@ -56,12 +57,14 @@ def _model(model: Any) -> Unigram | BPE:
     )
 
 
-def _score(piece: Any, best: float, worst: float) -> float:
+def _score(piece: Any, best: float) -> float:
     """Return the score that SentencePiece gives a piece while it encodes."""
     if piece.type == NORMAL:
         return piece.score
-    # Source: sentencepiece unigram_model.cc, EncodeOptimized: length in bytes.
-    return len(piece.piece.encode()) * best - 0.1 if piece.type == USER_DEFINED else worst
+    if piece.type == USER_DEFINED:
+        # Source: sentencepiece unigram_model.cc, EncodeOptimized: length in bytes.
+        return len(piece.piece.encode()) * best - 0.1
+    return NEVER
 
 
 def _merges(model: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
@@ -104,7 +107,6 @@ def _write_config(folder: Path, model: Any, context_length: int | None) -> None:
     config: dict[str, Any] = names | {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        # A text that spells a control symbol is text: only the template may insert one.
         "split_special_tokens": True,
     }
     if context_length:

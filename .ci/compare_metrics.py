@@ -1,0 +1,110 @@
+"""Compare the metrics of a new run with the committed ones, within stated tolerances.
+
+usage: python .ci/compare_metrics.py COMMITTED NEW
+
+The same machine gives the same bytes. Another CPU type rounds matrix products differently, and
+training amplifies that, so what depends on trained weights may move a little, and what depends on
+sampled text (which diverges at the first different draw) a lot. Ledgers are not compared.
+"""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+# First match wins: (file prefix, key, relative, absolute). None: not compared, with its reason.
+TOLERANCES: list[tuple[str, str, float | None, float | None]] = [
+    ("metrics/lm/references", "", 1e-4, 1e-4),
+    ("metrics/lm/", "perplexity", 0.10, 0.0),
+    ("metrics/lm/", "nats", 0.03, 0.0),
+    ("metrics/lm/", "accuracy", 0.0, 0.02),
+    ("metrics/lm/", "bits_per_byte", 0.03, 0.0),
+    ("metrics/items/", "nats", 0.15, 5.0),  # one document
+    ("metrics/guardrails/", "decoding", 0.0, 0.0),
+    ("metrics/guardrails/", "_ratio", 0.0, 0.15),
+    ("metrics/guardrails/", "threshold", 0.0, 0.0),
+    ("metrics/guardrails/", "violations", None, None),  # of sampled text
+    ("metrics/guardrails/", "passes", None, None),
+    ("metrics/guardrails/", "tokens", None, None),
+    ("metrics/guardrails/", "chars", None, None),
+]
+
+
+def tolerance(file: str, key: str) -> tuple[float | None, float | None]:
+    """Return (relative, absolute) for one number; (0, 0) where nothing is stated."""
+    for prefix, part, relative, absolute in TOLERANCES:
+        if file.startswith(prefix) and part in key:
+            return relative, absolute
+    return 0.0, 0.0
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings and lists under dotted keys."""
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value)
+    else:
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, item in pairs:
+        leaves |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
+
+
+def read(path: Path) -> Any:
+    """Return the value of a JSON or JSON Lines file."""
+    text = path.read_text(encoding="utf-8")
+    return (
+        [json.loads(line) for line in text.splitlines()]
+        if path.suffix == ".jsonl"
+        else json.loads(text)
+    )
+
+
+def differences(file: str, committed: Any, new: Any) -> list[str]:
+    """Return one line for each number that moved too far, or that only one side has."""
+    old_leaves, new_leaves = flatten(committed), flatten(new)
+    found = []
+    for key in sorted(old_leaves.keys() | new_leaves.keys()):
+        relative, absolute = tolerance(file, key)
+        if relative is None or absolute is None:
+            continue
+        old, now = old_leaves.get(key, "absent"), new_leaves.get(key, "absent")
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (old, now))
+        if numbers and math.isclose(old, now, rel_tol=relative, abs_tol=absolute):
+            continue
+        if old != now:
+            found.append(
+                f"{file}: {key}: committed {old}, new {now} "
+                f"(allowed {relative:g} relative, {absolute:g} absolute)"
+            )
+    return found
+
+
+def main() -> None:
+    """Print the differences and exit with 1 if there are any."""
+    committed, new = Path(sys.argv[1]), Path(sys.argv[2])
+    files = sorted(
+        {
+            path.relative_to(root).as_posix()
+            for root in (committed, new)
+            for path in (root / "metrics").rglob("*.json*")
+            if "ledger" not in path.parts
+        }
+    )
+    found: list[str] = []
+    for file in files:
+        missing = [str(root) for root in (committed, new) if not (root / file).exists()]
+        if missing:
+            found.append(f"{file}: missing in {missing[0]}")
+        else:
+            found += differences(file, read(committed / file), read(new / file))
+    print("\n".join(found))
+    print(f"{len(files)} metrics files compared, {len(found)} differences")
+    sys.exit(1 if found or not files else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""How far a metric may move on another machine, and that nothing else may."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("compare_metrics", ROOT / ".ci/compare_metrics.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+compare_metrics = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(compare_metrics)
+
+FILES: dict[str, Any] = {
+    "metrics/tokenizers/bpe4k.json": {"vocab_size": 2000, "bytes_per_token": 3.25},
+    "metrics/corpus/splits.json": {"documents": 4200, "train": 3780},
+    "metrics/lm/v1.json": {
+        "accuracy": 0.4,
+        "bits_per_byte": 2.0,
+        "bytes": 1000,
+        "lossless": False,
+        "nats": 1400.0,
+        "perplexity": 20.0,
+        "window_protocol": {"windows": 256, "nats_per_token": 2.0},
+    },
+    "metrics/lm/references.json": {"xz": {"bits_per_byte": 2.0}},
+    "metrics/guardrails/v1.json": {
+        "aggregate": {"short_alpha_ratio": 0.2, "tokens": 377, "chars": 998, "samples_count": 5},
+        "decoding": {"top_k": 80},
+        "passes": False,
+        "violations": [{"type": "aggregate", "value": 0.2}],
+    },
+    "metrics/ledger/train_lm/v1.json": [{"seconds": 10.0}],
+}
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> tuple[Path, Path]:
+    """Return two equal trees of metrics."""
+    for file, value in FILES.items():
+        path = tmp_path / "committed" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value))
+    items = tmp_path / "committed/metrics/items/v1.jsonl"
+    items.parent.mkdir()
+    items.write_text('{"id": "a", "nats": 90.0, "tokens": 30}\n{"id": "b", "nats": 9.0}\n')
+    shutil.copytree(tmp_path / "committed", tmp_path / "new")
+    return tmp_path / "committed", tmp_path / "new"
+
+
+@pytest.fixture
+def compared(
+    trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, list[str]]]:
+    """Return a function that compares the trees: exit code and the lines of differences."""
+
+    def compared(committed: Path = trees[0], new: Path = trees[1]) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["compare_metrics", str(committed), str(new)])
+        with pytest.raises(SystemExit) as stopped:
+            compare_metrics.main()
+        return int(str(stopped.value.code)), capsys.readouterr().out.splitlines()
+
+    return compared
+
+
+def changed(root: Path, file: str, *keys: str | int, value: Any) -> None:
+    """Change one value of a metrics file; None removes it."""
+    path = root / "metrics" / file
+    content = json.loads(path.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is None:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    path.write_text(json.dumps(content))
+
+
+def test_equal_metrics_have_no_differences(compared: Callable) -> None:
+    # 5 JSON files and the items; the ledger is not counted.
+    assert compared() == (0, ["", "6 metrics files compared, 0 differences"])
+
+
+# 3 % of 2.0 bits, 10 % of perplexity 20, 0.02 of accuracy; exact counts; 1e-4 of reference lines.
+MOVES = [
+    ("tokenizers/bpe4k.json", ["vocab_size"], 2001, True),
+    ("tokenizers/bpe4k.json", ["bytes_per_token"], 3.250001, True),
+    ("corpus/splits.json", ["train"], 3779, True),
+    ("lm/v1.json", ["bits_per_byte"], 2.05, False),
+    ("lm/v1.json", ["bits_per_byte"], 2.07, True),
+    ("lm/v1.json", ["bits_per_byte"], 1.95, False),
+    ("lm/v1.json", ["bits_per_byte"], 1.93, True),
+    ("lm/v1.json", ["perplexity"], 21.9, False),
+    ("lm/v1.json", ["perplexity"], 22.5, True),
+    ("lm/v1.json", ["accuracy"], 0.415, False),
+    ("lm/v1.json", ["accuracy"], 0.425, True),
+    ("lm/v1.json", ["nats"], 1430.0, False),
+    ("lm/v1.json", ["nats"], 1450.0, True),
+    ("lm/v1.json", ["bytes"], 1001, True),
+    ("lm/v1.json", ["lossless"], True, True),
+    ("lm/v1.json", ["window_protocol", "nats_per_token"], 2.05, False),
+    ("lm/v1.json", ["window_protocol", "windows"], 255, True),
+    ("lm/references.json", ["xz", "bits_per_byte"], 2.0001, False),
+    ("lm/references.json", ["xz", "bits_per_byte"], 2.01, True),
+    ("guardrails/v1.json", ["passes"], True, False),
+    ("guardrails/v1.json", ["violations"], [], False),
+    ("guardrails/v1.json", ["aggregate", "tokens"], 300, False),
+    ("guardrails/v1.json", ["aggregate", "chars"], 900, False),
+    ("guardrails/v1.json", ["aggregate", "short_alpha_ratio"], 0.34, False),
+    ("guardrails/v1.json", ["aggregate", "short_alpha_ratio"], 0.36, True),
+    ("guardrails/v1.json", ["aggregate", "samples_count"], 4, True),
+    ("guardrails/v1.json", ["decoding", "top_k"], 40, True),
+    ("ledger/train_lm/v1.json", [0, "seconds"], 99.0, False),
+]
+
+
+@pytest.mark.parametrize(("file", "keys", "value", "differs"), MOVES)
+def test_a_metric_may_move_so_far_and_no_further(
+    file: str,
+    keys: list[str],
+    value: Any,
+    differs: bool,
+    trees: tuple[Path, Path],
+    compared: Callable,
+) -> None:
+    changed(trees[1], file, *keys, value=value)
+    code, lines = compared()
+    assert code == int(differs)
+    assert lines[-1].endswith(f"compared, {int(differs)} differences")
+
+
+def test_a_difference_names_file_key_values_and_tolerance(
+    trees: tuple[Path, Path], compared: Callable
+) -> None:
+    changed(trees[1], "lm/v1.json", "bits_per_byte", value=2.5)
+    line = compared()[1][0]
+    assert line.startswith("metrics/lm/v1.json: bits_per_byte: committed 2.0, new 2.5")
+    assert "0.03 relative" in line
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_number_that_only_one_side_has_is_a_difference(
+    side: int, trees: tuple[Path, Path], compared: Callable
+) -> None:
+    changed(trees[side], "lm/v1.json", "bits_per_byte", value=None)
+    code, lines = compared()
+    assert (code, "absent" in lines[0]) == (1, True)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_missing_file_is_a_difference(
+    side: int, trees: tuple[Path, Path], compared: Callable
+) -> None:
+    (trees[side] / "metrics/lm/v1.json").unlink()
+    code, lines = compared()
+    assert (code, lines[0]) == (1, f"metrics/lm/v1.json: missing in {trees[side]}")
+
+
+@pytest.mark.parametrize(("nats", "code"), [(100.0, 0), (110.0, 1)])
+def test_the_score_of_one_document_may_move_more(
+    nats: float, code: int, trees: tuple[Path, Path], compared: Callable
+) -> None:
+    # 15 % of the larger: 15 of 100, 16.5 of 110 where 20 are between them.
+    path = trees[1] / "metrics/items/v1.jsonl"
+    path.write_text(path.read_text().replace("90.0", str(nats)))
+    assert compared()[0] == code
+
+
+def test_a_document_that_is_gone_is_a_difference(
+    trees: tuple[Path, Path], compared: Callable
+) -> None:
+    path = trees[1] / "metrics/items/v1.jsonl"
+    path.write_text(path.read_text().splitlines()[0])
+    code, lines = compared()
+    assert (code, "1.id: committed b, new absent" in lines[0]) == (1, True)
+
+
+def test_no_files_at_all_fail(tmp_path: Path, compared: Callable) -> None:
+    (tmp_path / "empty/metrics").mkdir(parents=True)
+    empty = tmp_path / "empty"
+    assert compared(empty, empty) == (1, ["", "0 metrics files compared, 0 differences"])
+
+
+def test_the_committed_metrics_are_all_compared() -> None:
+    # Every file of the repository's own metrics can be read, and equals itself.
+    files = [p for p in (ROOT / "metrics").rglob("*.json*") if "ledger" not in p.parts]
+    assert len(files) >= 40
+    for file in files:
+        value = compare_metrics.read(file)
+        name = file.relative_to(ROOT).as_posix()
+        assert compare_metrics.differences(name, value, value) == []

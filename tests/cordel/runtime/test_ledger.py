@@ -1,0 +1,124 @@
+"""What a stage cost: one record per attempt, whether or not the attempt succeeded."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cordel.runtime.files import read_json
+from cordel.runtime.ledger import ledger
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the ledger goes: a folder that does not exist yet."""
+    return tmp_path / "metrics" / "ledger" / "v1.json"
+
+
+@pytest.fixture
+def pending(tmp_path: Path) -> Path:
+    """Return where unfinished attempts wait: beside a checkpoint."""
+    (tmp_path / "checkpoint").mkdir()
+    return tmp_path / "checkpoint" / "attempts.json"
+
+
+def attempt(path: Path, pending: Path | None = None, *, fails: bool = False, **known: Any) -> None:
+    """Run one attempt that knows ``known``."""
+    with ledger(path, stage="train_lm@v1", pending=pending) as record:
+        record.update(known)
+        if fails:
+            raise InterruptedError("desligado")
+
+
+def test_a_ledger_is_a_list_so_that_it_stays_out_of_dvc_metrics(path: Path) -> None:
+    attempt(path)
+    assert isinstance(read_json(path), list)
+    assert len(read_json(path)) == 1
+
+
+def test_a_record_holds_what_the_block_knows_beside_what_is_measured(path: Path) -> None:
+    attempt(path, tokens=1200)
+    (record,) = read_json(path)
+    expected = {"schema": 1, "stage": "train_lm@v1", "completed": True, "tokens": 1200}
+    assert expected.items() <= record.items()
+    assert record.keys() > {"started_at", "device", "python", "versions", "git_commit", "dirty"}
+    assert record["versions"]["pyarrow"]
+
+
+def test_seconds_are_of_the_wall_and_cpu_seconds_of_the_processor(path: Path) -> None:
+    with ledger(path, stage="x"):
+        time.sleep(0.2)  # waits without computing
+    (record,) = read_json(path)
+    assert 0.2 <= record["seconds"] < 2
+    assert record["cpu_seconds"] < 0.2
+
+
+def test_computing_counts_as_cpu_seconds(path: Path) -> None:
+    with ledger(path, stage="x"):
+        end = time.process_time() + 0.1
+        while time.process_time() < end:
+            pass
+    assert read_json(path)[0]["cpu_seconds"] >= 0.09
+
+
+def test_the_peak_memory_is_in_mebibytes(path: Path) -> None:
+    attempt(path)
+    # A Python process with pytest needs tens of MiB; in KiB it would be tens of thousands.
+    assert 10 < read_json(path)[0]["peak_memory_mib"] < 20_000
+
+
+def test_attempts_add_up(path: Path, pending: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(InterruptedError, match="desligado"):
+            attempt(path, pending, fails=True, steps=10)
+    attempt(path, pending, steps=5)
+    attempts = read_json(path)
+    assert [a["completed"] for a in attempts] == [False, False, True]
+    assert sum(a["steps"] for a in attempts) == 25
+
+
+def test_a_failed_attempt_waits_beside_the_checkpoint_and_writes_no_ledger(
+    path: Path, pending: Path
+) -> None:
+    with pytest.raises(InterruptedError, match="desligado"):
+        attempt(path, pending, fails=True)
+    assert not path.exists()
+    assert [a["completed"] for a in read_json(pending)] == [False]
+
+
+def test_a_failed_attempt_without_a_checkpoint_leaves_nothing(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedError, match="desligado"):
+        attempt(path, fails=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_still_knows_beside_its_checkpoint_what_it_cost(
+    path: Path, pending: Path
+) -> None:
+    attempt(path, pending, steps=5)
+    path.unlink()
+    attempt(path, pending, steps=0)
+    assert [a["steps"] for a in read_json(path)] == [5, 0]
+
+
+def test_a_failed_rerun_keeps_the_ledger_of_the_last_success(path: Path) -> None:
+    attempt(path, steps=5)
+    with pytest.raises(InterruptedError, match="desligado"):
+        attempt(path, fails=True)
+    assert [a["steps"] for a in read_json(path)] == [5]
+
+
+def test_without_git_the_commit_is_null(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    attempt(path)
+    assert read_json(path)[0]["git_commit"] is None
+
+
+def test_outside_a_repository_the_commit_is_null(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    attempt(path)
+    assert read_json(path)[0]["git_commit"] is None
