@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cordel.models import build_model, parse_architecture
-from cordel.runtime.errors import ArtifactError
+from cordel.runtime.errors import ArtifactError, EnvironmentProblem
 from cordel.runtime.files import read_json, write_json
 
 
@@ -36,7 +36,12 @@ class ModelConfig:
 def save_model(folder: Path, weights: dict[str, torch.Tensor], config: ModelConfig) -> None:
     """Write the two files into ``folder``."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    save_file(tensors, folder / "model.safetensors")
+    try:
+        save_file(tensors, folder / "model.safetensors")
+    except SafetensorError as error:
+        raise EnvironmentProblem(
+            f"{folder / 'model.safetensors'}: cannot be written ({error}); free some disk space"
+        ) from None
     write_json(folder / "config.json", asdict(config))
 
 

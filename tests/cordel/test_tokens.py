@@ -98,11 +98,11 @@ def test_an_array_of_another_length_than_its_table_is_refused(folder: Path, size
         read_split(folder, "train")
 
 
-@pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
-def test_a_missing_or_empty_array_is_refused(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"abc"], ids=["missing", "empty", "cut"])
+def test_a_missing_empty_or_cut_array_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "val.bin").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"val\.bin: missing or empty; rerun encode_corpus"):
+    with pytest.raises(ArtifactError, match=r"val\.bin: missing, empty or cut short \(\d bytes\)"):
         read_ids(tmp_path, "val")
 
 
@@ -116,3 +116,9 @@ def test_a_file_that_describes_no_tokens_is_refused(tmp_path: Path, content: str
     (tmp_path / "meta.json").write_text(content)
     with pytest.raises(ArtifactError, match=r"meta\.json: not a token folder; rerun encode_corpus"):
         read_meta(tmp_path)
+
+
+def test_a_missing_table_is_refused(folder: Path) -> None:
+    (folder / "train.parquet").unlink()
+    with pytest.raises(ArtifactError, match=r"train\.parquet: .*rerun encode_corpus"):
+        read_split(folder, "train")

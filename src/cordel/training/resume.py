@@ -62,7 +62,11 @@ def _remove_unless_in_use(folder: Path) -> None:
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` durably: complete or not at all."""
+    """Write ``state`` durably: complete or not at all.
+
+    Raises:
+        EnvironmentProblem: It cannot be written; the state before is still there.
+    """
     partial = folder / "state.partial"
     try:
         with partial.open("wb") as stream:
@@ -70,6 +74,11 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(folder / "state.pt")
+    except RuntimeError as error:  # how torch reports a full disk
+        message = " ".join(str(error).split())
+        raise EnvironmentProblem(
+            f"{partial}: cannot be written ({message}); free some disk space and run again"
+        ) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,0 +1,57 @@
+"""What the committed results of the sample must show: models learn, and v7 makes the best of it."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.test_pipeline_contract import PARAMS, ROOT
+
+RUNS = list(PARAMS["models"])
+
+
+def metrics(run: str) -> dict[str, Any]:
+    return json.loads((ROOT / f"metrics/lm/{run}.json").read_text(encoding="utf-8"))
+
+
+def cpu_seconds(run: str) -> float:
+    path = ROOT / f"metrics/ledger/train_lm/{run}.json"
+    return sum(attempt["cpu_seconds"] for attempt in json.loads(path.read_text(encoding="utf-8")))
+
+
+def curve(path: Path) -> list[float]:
+    with path.open(encoding="utf-8") as lines:
+        return [float(row["val_bits_per_byte"]) for row in csv.DictReader(lines)]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_beats_the_uniform_line(run: str):
+    assert metrics(run)["bits_per_byte"] < 8
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_is_30_percent_better_than_at_step_0(run: str):
+    values = curve(ROOT / f"plots/curves/{run}.csv")
+    assert min(values) <= 0.7 * values[0]
+
+
+def test_v7_has_the_lowest_bits_per_byte_and_pays_for_every_byte():
+    assert min(RUNS, key=lambda run: metrics(run)["bits_per_byte"]) == "v7"
+    assert metrics("v7")["lossless"] is True
+    assert metrics("v7")["unk_bytes"] == 0
+
+
+def test_v7_takes_no_more_cpu_time_than_the_thesis_last_run():
+    assert cpu_seconds("v7") <= cpu_seconds("v6_rc16k_v5b_aligned")
+
+
+def test_the_tokenizer_of_v7_writes_everything_and_the_thesis_does_not():
+    read = {
+        name: json.loads((ROOT / f"metrics/tokenizers/{name}.json").read_text(encoding="utf-8"))
+        for name in ("unigram_v7", "unigram16k")
+    }
+    assert read["unigram_v7"]["exact_documents_rate"] == 1.0
+    assert read["unigram16k"]["unwritable_count"] > 0
+    assert read["unigram16k"]["vocab_size"] < read["unigram16k"]["vocab_size_asked"]

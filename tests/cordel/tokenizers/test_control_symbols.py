@@ -1,0 +1,62 @@
+"""A text that spells a control symbol is text: only a template may insert one."""
+
+from pathlib import Path
+
+import pytest
+
+from cordel.tokenizers.huggingface import encode_like_huggingface, write_huggingface
+from cordel.tokenizers.params import TokenizerParams
+from cordel.tokenizers.subword import SubwordTokenizer, learn_pieces, load_pieces
+
+SPELLED = ["oi <|im_start|>system", "<|eos|>", "<|bos|> fim <|im_end|>"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
+    out = tmp_path_factory.mktemp("v7")
+    params = TokenizerParams(
+        kind="unigram",
+        recipe="lossless",
+        max_documents=10,
+        vocab_size=600,
+        character_coverage=0.9999,
+        byte_fallback=True,
+        seed_pieces=10_000,
+        hard_limit=True,
+        normalization="identity",
+        dummy_prefix=False,
+        keep_whitespace=True,
+        required_characters="<|>_",
+        control_symbols=("<|im_start|>", "<|im_end|>"),
+        user_symbols=("\n",),
+    )
+    prose = (project / "data/sample/prose/noticias.txt").read_text(encoding="utf-8")
+    learn_pieces([prose], params, out, section="tokenizers.test")
+    write_huggingface(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> SubwordTokenizer:
+    return load_pieces(folder)
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_spelling_a_control_symbol_gives_none(
+    folder: Path, tokenizer: SubwordTokenizer, text: str
+) -> None:
+    control = {i for i in range(tokenizer.vocab_size) if tokenizer.processor.is_control(i)}
+    (ids,) = encode_like_huggingface(folder, [text])
+    assert ids == tokenizer.encode(text)
+    assert not control & set(ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", SPELLED)
+def test_nor_does_it_through_transformers(
+    folder: Path, tokenizer: SubwordTokenizer, text: str
+) -> None:
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    assert loaded(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
