@@ -25,6 +25,7 @@ repro: setup  ## the whole pipeline on the embedded sample (offline, no GPU)
 
 test: setup  ## unit, contract and stage tests; prints how many are deselected
 	python -m pytest -q -n 2 -m "not gpu and not minutes"
+	@python -m pytest -q --collect-only -m "gpu or minutes" | tail -1 | sed 's/^/deselected here, by marker gpu or minutes: /'
 
 check: setup  ## ruff, ruff format, pyright, contract tests
 	ruff check .

@@ -61,6 +61,7 @@ TRAINING: dict[str, Any] = {
     "patience": None,
     "evaluations": STEPS,
     "optimizer": "adamw",
+    "unigram_bias": False,
     "learning_rate": 0.01,
     "muon_learning_rate": 0.02,
     "beta1": 0.9,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cordel.compute import Compute
 from cordel.runtime.console import Progress, Stopped, duration, stop_requests
-from cordel.runtime.errors import UserError
+from cordel.runtime.errors import ParamsError, UserError
 from cordel.tokens import SplitMeta
 from cordel.training.batches import LaneBatches, WindowBatches
 from cordel.training.optimizers import build_optimizers, clip
@@ -60,6 +60,24 @@ def detached(state: Any) -> Any:
     return None if state is None else type(state)(detached(item) for item in state)
 
 
+def start_at_unigrams(model: Any, train_ids: np.ndarray) -> None:
+    """Set the output bias to the log frequencies of the train tokens (each seen once more).
+
+    From a zero bias a GRU first learns the frequencies with its hidden units, which saturate, and
+    with thousands of pieces it stays there for the first thousands of steps (docs/notebook.md).
+
+    Raises:
+        ParamsError: The architecture has no output bias.
+    """
+    bias = dict(model.named_parameters()).get("output.bias")
+    if bias is None:
+        raise ParamsError(
+            "unigram_bias is true, but this architecture has no output bias; set false"
+        )
+    counts = np.bincount(train_ids, minlength=len(bias)) + 1.0
+    bias.data.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+
+
 class Trainer:
     """One run: its model, its data, its optimisers and its state."""
 
@@ -75,6 +93,8 @@ class Trainer:
     ) -> None:
         """Put everything on the device."""
         self.params, self.compute = params, compute
+        if params.unigram_bias:
+            start_at_unigrams(model, train_ids)
         self.model = model.to(compute.device)
         self.forward = torch.compile(self.model) if compute.compile else self.model
         self.carries_state = model.carries_state and params.stride == params.context_length

@@ -20,6 +20,9 @@ class TrainingParams:
     patience: int | None  # stop after so many evaluations on val without a better one
     evaluations: int  # on val, evenly spaced, besides the one at step 0
     optimizer: Literal["adam", "adamw", "muon"]
+    unigram_bias: (
+        bool  # the output bias starts at the log frequencies of the train tokens, not at 0
+    )
     learning_rate: float  # muon: of the embedding, output and norms
     muon_learning_rate: float  # of the hidden matrices
     beta1: float

@@ -37,6 +37,7 @@ PARAMS: dict[str, Any] = {  # 12 steps of 2 x 5 tokens on the ids below
     "patience": None,
     "evaluations": 3,
     "optimizer": "adamw",
+    "unigram_bias": False,
     "learning_rate": 0.01,
     "muon_learning_rate": 0.02,
     "beta1": 0.9,

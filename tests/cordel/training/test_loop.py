@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from cordel.runtime.console import Stopped
+from cordel.runtime.errors import ParamsError
 from cordel.tokens import SplitMeta
 from cordel.training import loop
-from cordel.training.loop import TrainingDivergedError
+from cordel.training.loop import TrainingDivergedError, start_at_unigrams
 from cordel.training.resume import load_state, save_state
 
 EVERY = pytest.mark.parametrize("name", ["lstm", "gru", "gpt", "llama"])
@@ -470,3 +471,17 @@ def test_a_snapshot_survives_the_file(trainer: Callable, tmp_path: Path, name: s
     other.restore(load_state(tmp_path))
     assert bytes_of(other) == bytes_of(found)
     assert (other.state.step, other.state.curve) == (3, found.state.curve)
+
+
+def test_unigram_bias_starts_an_rnn_at_the_frequencies_of_the_train_tokens() -> None:
+    # Ids 0, 0, 0, 2 over a vocabulary of 3, each seen once more: 4/7, 1/7, 2/7.
+    model = torch.nn.Module()
+    model.output = torch.nn.Linear(2, 3)
+    start_at_unigrams(model, np.array([0, 0, 0, 2], dtype=np.uint16))
+    assert model.output.bias.exp().tolist() == pytest.approx([4 / 7, 1 / 7, 2 / 7])
+
+
+def test_unigram_bias_needs_an_output_bias() -> None:
+    model = torch.nn.Linear(2, 3, bias=False)
+    with pytest.raises(ParamsError, match=r"unigram_bias is true, but .* no output bias"):
+        start_at_unigrams(model, np.array([0], dtype=np.uint16))
