@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ def metrics(run: str) -> dict[str, Any]:
 
 
 def cpu_seconds(run: str) -> float:
-    path = ROOT / f"metrics/ledger/train_lm/{run}.json"
-    return sum(attempt["cpu_seconds"] for attempt in json.loads(path.read_text(encoding="utf-8")))
+    """Of the committed run: a rerun on a busy machine says nothing about the models."""
+    name = f"HEAD:metrics/ledger/train_lm/{run}.json"
+    shown = subprocess.run(["git", "show", name], cwd=ROOT, capture_output=True, check=True)
+    return sum(attempt["cpu_seconds"] for attempt in json.loads(shown.stdout))
 
 
 def curve(path: Path) -> list[float]:
