@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cordel.corpus.cleaning import CleaningParams, clean_text
 from cordel.corpus.documents import DocumentWriter, count_documents, read_documents
-from cordel.corpus.splits import SPLITS, read_splits
+from cordel.corpus.splits import RESERVED, SPLITS, read_splits
 from cordel.runtime.console import progress, run_stage
 from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import new_directory, rounded, write_json
@@ -19,7 +19,7 @@ log = logging.getLogger(Path(__file__).stem)
 
 
 def main() -> None:
-    """Write train, val and test, and the counts."""
+    """Write train, val, test and what is reserved, and the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -33,7 +33,10 @@ def main() -> None:
     dropped: Counter[str] = Counter()
     read_bytes = kept_bytes = 0
     with new_directory(args.out) as out, ExitStack() as stack:
-        writers = {s: stack.enter_context(DocumentWriter(out / f"{s}.parquet")) for s in SPLITS}
+        writers = {
+            split: stack.enter_context(DocumentWriter(out / f"{split}.parquet"))
+            for split in (*SPLITS, RESERVED)
+        }
         for document in progress(
             read_documents(source),
             label=args.recipe,
@@ -48,7 +51,7 @@ def main() -> None:
                 kept_bytes += len(text.encode())
                 writers[split_of[document.id]].write(replace(document, text=text))
         kept = {split: writer.count for split, writer in writers.items()}
-        if not all(kept.values()):
+        if not all(kept[split] for split in SPLITS):
             reasons = ", ".join(f"{key} {count:,}" for key, count in dropped.most_common())
             raise InputError(
                 f"cleaning.{args.recipe} leaves {kept} documents; every split needs one "

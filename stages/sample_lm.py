@@ -35,7 +35,6 @@ def main() -> None:
     tokenizer = load_tokenizer(args.tokens / "tokenizer")
     model, _ = load_model(args.model)
     model = model.to(compute.device)
-    banned = {tokenizer.unknown, *tokenizer.begin} if tokenizer.begin else set()
     draws = [(p, k) for p in params.prompts for k in range(params.samples_per_prompt)]
     samples = []
     with ledger(args.ledger, stage=f"sample_lm@{args.run}") as record:
@@ -49,7 +48,7 @@ def main() -> None:
                 params,
                 seed=seed,
                 end=tokenizer.end,
-                banned=sorted(banned),
+                banned=tokenizer.undrawable,
                 compute=compute,
             )
             sample = {"seed": seed, "prompt": text, "ids": ids, "text": tokenizer.decode(ids)}

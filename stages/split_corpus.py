@@ -1,4 +1,4 @@
-"""Assign each cluster of near-duplicate documents to train, val or test."""
+"""Assign each cluster of near-duplicate documents to train, val or test, or reserve it."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from cordel.corpus.documents import count_documents, read_documents
-from cordel.corpus.splits import SPLITS, SplitParams, split_documents, write_splits
+from cordel.corpus.splits import RESERVED, SPLITS, SplitParams, split_documents, write_splits
 from cordel.runtime.console import progress, run_stage
 from cordel.runtime.files import write_json
 from cordel.runtime.params import read_params
@@ -34,7 +34,7 @@ def main() -> None:
         "clusters": len(sizes),
         "near_duplicates": total - len(sizes),
         "largest_cluster": max(sizes),
-    } | {split: counts[split] for split in SPLITS}
+    } | {split: counts[split] for split in (*SPLITS, RESERVED)}
     write_json(args.metrics, metrics)
     log.info("%s", ", ".join(f"{key} {value:,}" for key, value in metrics.items()))
 

@@ -41,7 +41,12 @@ def write(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wri
         Path("in").mkdir()
         Path("in/a.jsonl").write_bytes(content)
         params["corpus"] |= {"source": "jsonl", "path": "in", "max_documents": 30} | corpus
-        params["splits"] |= {"val": 0.3, "test": 0.3, "min_similarity": 0.9}
+        params["splits"] |= {
+            "val": 0.3,
+            "test": 0.3,
+            "min_similarity": 0.9,
+            "reserved_sources": [],
+        }
         Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
     return write

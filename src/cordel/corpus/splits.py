@@ -1,11 +1,14 @@
 """Assign each document to train, val or test so that no split holds a copy of another's document.
 
+Documents of reserved sources, and their copies, go to none of the three: no run from scratch sees
+them, so that continued pretraining of our own model has something to adapt to.
+
 Near-duplicates are found by MinHash over word shingles (Broder 1997) with banded locality-sensitive
 hashing, and whole clusters are assigned by a hash, so that adding a document moves no other one.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +23,7 @@ from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.params import require
 
 SPLITS = ("train", "val", "test")
+RESERVED = "reserved"
 WORD = re.compile(r"\w+")
 
 
@@ -34,6 +38,7 @@ class SplitParams:
     permutations: int  # numbers in a signature: the estimate's standard error is 1/(2 sqrt(n))
     bands: int  # more bands find less similar pairs: half are found at about (1/bands)^(bands/n)
     min_similarity: float  # estimated Jaccard similarity from which two documents are copies
+    reserved_sources: tuple[str, ...]  # kept for continued pretraining
 
     def __post_init__(self) -> None:
         """Check ranges and the one combination that leaves nothing to train on."""
@@ -125,11 +130,27 @@ def split_documents(documents: Iterable[Document], params: SplitParams) -> dict[
     """Return the columns ``id``, ``cluster`` (the id of its first document) and ``split``.
 
     Raises:
-        InputError: There are no documents, or a split gets none.
+        InputError: There are no documents, a split gets none, or a reserved source has none.
     """
-    ids, signature = signatures(documents, params)
+    reserved: set[str] = set()
+    met: set[str] = set()
+
+    def noted() -> Iterator[Document]:
+        for document in documents:
+            met.add(document.source)
+            if document.source in params.reserved_sources:
+                reserved.add(document.id)
+            yield document
+
+    ids, signature = signatures(noted(), params)
+    if unknown := sorted(set(params.reserved_sources) - met):
+        raise InputError(
+            f"splits.reserved_sources names {', '.join(unknown)}, which no document has; "
+            f"the corpus has {', '.join(sorted(met)) or 'no sources'}"
+        )
     clusters = [ids[index] for index in cluster(signature, params)]
-    splits = [assign(name, params) for name in clusters]
+    kept_back = {name for name, member in zip(clusters, ids, strict=True) if member in reserved}
+    splits = [RESERVED if name in kept_back else assign(name, params) for name in clusters]
     for split in SPLITS:
         if split not in splits:
             raise InputError(

@@ -30,6 +30,7 @@ class CharTokenizer:
         self.begin: list[int] = []
         self.end = self.encode(SEPARATOR)
         self.context = self.end
+        self.undrawable: list[int] = []
 
     def encode(self, text: str) -> list[int]:
         """Return one id a character."""

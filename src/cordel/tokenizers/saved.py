@@ -17,6 +17,7 @@ class Tokenizer(Protocol):
         begin: Ids written before each document.
         end: Ids written after each document; predicting them is part of a document's cost.
         context: Ids that stand before a document when it is scored or sampled.
+        undrawable: Ids that are no text: unknown, padding, beginning and other control symbols.
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Tokenizer(Protocol):
     begin: list[int]
     end: list[int]
     context: list[int]
+    undrawable: list[int]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``."""

@@ -37,6 +37,8 @@ class SubwordTokenizer:
         self.begin = [self.processor.bos_id()]
         self.end = [self.processor.eos_id()]
         self.context = self.begin
+        symbols = [i for i in range(self.vocab_size) if self.processor.is_control(i)]
+        self.undrawable = sorted({self.unknown, *symbols} - set(self.end))
         # What this model does to one space between letters tells how its text falls into words.
         kept = self.processor.encode(" a", out_type=str) != self.processor.encode("a", out_type=str)
         self._words = WORD_KEEPING_SPACES if kept else WORD

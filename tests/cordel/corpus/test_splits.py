@@ -13,7 +13,14 @@ from cordel.corpus.splits import SplitParams, assign, cluster, split_documents
 from cordel.runtime.errors import InputError
 
 PARAMS = SplitParams(
-    val=0.2, test=0.2, seed=42, shingle_words=5, permutations=128, bands=16, min_similarity=0.7
+    val=0.2,
+    test=0.2,
+    seed=42,
+    shingle_words=5,
+    permutations=128,
+    bands=16,
+    min_similarity=0.7,
+    reserved_sources=(),
 )
 # For signatures by hand: 8 numbers in bands of 2, and half of the numbers must agree.
 SMALL = replace(PARAMS, permutations=8, bands=4, min_similarity=0.5)
@@ -163,3 +170,19 @@ def test_documents_that_share_a_band_are_joined_if_similar_enough(
 def test_a_parameter_out_of_range_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         replace(PARAMS, **changes)
+
+
+def test_a_reserved_source_and_copies_of_it_are_in_no_split() -> None:
+    documents = originals(30)
+    laws = [replace(document, source="leis") for document in documents[:5]]
+    columns = split_documents(
+        [*laws, *documents[5:], copy(laws[2], 2)], replace(PARAMS, reserved_sources=("leis",))
+    )
+    reserved = [i for i, s in zip(columns["id"], columns["split"], strict=True) if s == "reserved"]
+    assert reserved == ["d0", "d1", "d2", "d3", "d4", copy(laws[2], 2).id]
+
+
+def test_a_reserved_source_that_does_not_exist_is_named_with_those_that_do() -> None:
+    documents = [replace(document, source="blog") for document in originals(30)]
+    with pytest.raises(InputError, match="names leis, which no document has; the corpus has blog"):
+        splits(documents, reserved_sources=("leis",))

@@ -41,6 +41,7 @@ def test_a_document_ends_with_a_blank_line_and_begins_with_nothing(
     tokenizer: CharTokenizer,
 ) -> None:
     assert tokenizer.begin == []
+    assert tokenizer.undrawable == []
     assert tokenizer.end == tokenizer.context == [0, 0]
 
 

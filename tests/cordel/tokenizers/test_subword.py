@@ -82,6 +82,8 @@ def test_ids_of_the_frame_are_fixed(learnt: dict, kind: str, size: int) -> None:
     tokenizer = learnt[kind].tokenizer
     assert (tokenizer.unknown, tokenizer.begin, tokenizer.end) == (1, [2], [3])
     assert tokenizer.context == [2]
+    symbols = [4, 5] if kind == "v7" else []  # the control symbols of the fixture
+    assert tokenizer.undrawable == [0, 1, 2, *symbols]
     assert tokenizer.vocab_size == size
 
 
