@@ -5,9 +5,12 @@ clone of their own; through an installed (editable) package they would run anoth
 Nothing phones home: the hub's libraries are told so before any of them is imported.
 """
 
+import logging
 import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# It would rather fetch kernels from the hub, and says so at each start.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Rank the runs and the reference lines by bits per byte on the common test text."""
+"""Rank the runs, the arms and the reference lines by bits per byte on the common test text."""
 
 import argparse
 import logging
@@ -22,6 +22,8 @@ def main() -> None:
     rows = []
     for path in args.metrics:
         score = read_json(path)
+        if not score:  # an arm whose base is not configured
+            continue
         name = path.stem if score["lossless"] else f"≥ {path.stem}"
         rows.append({"model": name, "bits_per_byte": score["bits_per_byte"], "kind": "run"})
     for name, line in read_json(args.references).items():

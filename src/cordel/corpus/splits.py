@@ -117,10 +117,15 @@ def _equal_rows(rows: np.ndarray) -> list[np.ndarray]:
     return [group for group in groups if len(group) > 1]
 
 
+def place_of(cluster_id: str, seed: int) -> float:
+    """Return a seeded hash of a cluster's id, in [0, 1): it falls into a share or not."""
+    digest = blake2b(f"{seed}/{cluster_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
 def assign(cluster_id: str, params: SplitParams) -> str:
-    """Return the split of a cluster: a hash of its id against the two shares."""
-    digest = blake2b(f"{params.seed}/{cluster_id}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
+    """Return the split of a cluster by its place."""
+    place = place_of(cluster_id, params.seed)
     if place < params.test:
         return "test"
     return "val" if place < params.test + params.val else "train"
@@ -177,8 +182,21 @@ def read_splits(path: Path) -> dict[str, str]:
     Raises:
         ArtifactError: The file is missing or not such a table.
     """
+    return _column(path, "split")
+
+
+def read_clusters(path: Path) -> dict[str, str]:
+    """Return the cluster of near-duplicates of each document id.
+
+    Raises:
+        ArtifactError: As ``read_splits``.
+    """
+    return _column(path, "cluster")
+
+
+def _column(path: Path, name: str) -> dict[str, str]:
     try:
-        table = pq.read_table(path, columns=["id", "split"])
+        table = pq.read_table(path, columns=["id", name])
     except (OSError, pa.ArrowException) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); rerun split_corpus") from None
-    return dict(zip(table["id"].to_pylist(), table["split"].to_pylist(), strict=True))
+    return dict(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))

@@ -18,9 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from cordel.runtime.files import read_json, write_json
+from cordel.runtime.hardware import EnergyMeter, matmul_peak
 
-SCHEMA = 1
-PACKAGES = ("torch", "numpy", "sentencepiece", "tokenizers", "transformers", "pyarrow", "dvc")
+SCHEMA = 2
+PACKAGES = (
+    "accelerate",
+    "bitsandbytes",
+    "dvc",
+    "numpy",
+    "peft",
+    "pyarrow",
+    "sentencepiece",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+ESTIMATES = Path(".ckpt/estimates.json")  # of `cordel estimate`: seconds a stage
 
 
 @contextmanager
@@ -41,8 +54,10 @@ def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[d
         "device": f"{platform.processor() or platform.machine()} x {os.cpu_count()}",
     }
     started_at, cpu_started_at = time.monotonic(), _cpu_seconds()
+    meter = EnergyMeter()
     try:
-        yield record
+        with meter:
+            yield record
         record["completed"] = True
     finally:
         record["seconds"] = round(time.monotonic() - started_at, 2)
@@ -50,6 +65,11 @@ def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[d
         # ru_maxrss is in KiB on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         record["peak_memory_mib"] = round(peak / 1024, 1)
+        record["energy_joules"] = meter.joules
+        record["estimated_seconds"] = _estimate(stage)
+        if "parameters" in record:  # it trained: what could the machine have done meanwhile?
+            compute = record["compute"]
+            record["matmul_peak_flops"] = matmul_peak(compute["device"], compute["dtype"])
         record |= _provenance()
         attempts.append(record)
         if pending is not None:
@@ -57,6 +77,12 @@ def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[d
             write_json(pending, attempts)
         if record["completed"]:
             write_json(path, attempts)
+
+
+def _estimate(stage: str) -> float | None:
+    """Return what `cordel estimate` last said of this stage, or None."""
+    path = Path(os.environ.get("DVC_ROOT") or ".") / ESTIMATES
+    return read_json(path).get(stage) if path.exists() else None
 
 
 def _cpu_seconds() -> float:

@@ -1,0 +1,242 @@
+"""Load the base in NF4 with double quantisation, and adapters on top of it (Dettmers et al. 2023).
+
+The same code on CPU and CUDA; products are computed in float32 on the one and bfloat16 on the other
+(``compute.py``). Nothing but the linear layers of the decoder is quantised, and nothing is upcast:
+embeddings in float32 would cost an 8B model 2.1 GB and change no result that is supervised.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from huggingface_hub import snapshot_download
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils.logging import disable_progress_bar
+
+from cordel.compute import Compute
+from cordel.runtime.errors import ArtifactError, InputError
+from cordel.runtime.files import read_json, write_json
+from cordel.runtime.params import require
+
+IDENTITY = "adaptation.json"  # in an adapter's folder: which base it belongs to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraParams:
+    """The section ``lora`` of params.yaml (Hu et al. 2021)."""
+
+    rank: int
+    alpha: int  # the update is scaled by alpha / rank
+    dropout: float
+    targets: tuple[str, ...]  # names of linear layers
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.rank > 0, f"rank is {self.rank}, expected at least 1")
+        require(self.alpha > 0, f"alpha is {self.alpha}, expected at least 1")
+        require(0 <= self.dropout < 1, f"dropout is {self.dropout}, expected 0 <= x < 1")
+        require(len(self.targets) > 0, "targets is empty, expected names of linear layers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModel:
+    """What ``open_base`` found out, as far as the weights are concerned."""
+
+    source: str
+    model: str  # a folder, or a name on the hub
+    revision: str | None
+    weights: str  # SHA-256 of the files, or the commit
+    vocab_size: int
+    max_length: int
+
+
+def read_base(folder: Path) -> BaseModel | None:
+    """Return the base that ``folder`` describes, or None where none is configured."""
+    values = read_json(folder / "base.json")
+    if values["source"] == "none":
+        return None
+    return BaseModel(**{name: values[name] for name in BaseModel.__slots__})
+
+
+def load_base(base: BaseModel, compute: Compute, *, quantise: bool = True) -> Any:
+    """Return the frozen base in evaluation mode, in NF4 unless told otherwise.
+
+    Raises:
+        ArtifactError: Its folder is gone or cannot be read.
+    """
+    dtype = torch.bfloat16 if compute.dtype == "bfloat16" else torch.float32
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    disable_progress_bar()  # of the layers; a download still shows its own
+    folder = base.model
+    if base.source == "hf":
+        folder = snapshot_download(base.model, revision=base.revision)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            quantization_config=nf4 if quantise else None,
+            dtype=dtype,
+            device_map={"": compute.device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{base.model}: the base cannot be loaded ({message})") from None
+    for layer in linear4bit_layers(model):
+        # On CPUs that have AVX512-BF16, bitsandbytes would repack the weights at the first product
+        # in evaluation mode and compute in bfloat16 from then on: other numbers than in training.
+        layer.support_avx512bf16_for_cpu = False
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def new_adapter(model: Any, params: LoraParams) -> PeftModel:
+    """Return the model with a trainable LoRA adapter, which changes nothing yet (B is zero).
+
+    Raises:
+        InputError: No layer has one of the names.
+    """
+    config = LoraConfig(
+        r=params.rank,
+        lora_alpha=params.alpha,
+        lora_dropout=params.dropout,
+        target_modules=list(params.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        message = " ".join(str(error).split())[:200]
+        raise InputError(f"lora.targets: {message}") from None
+
+
+def load_adapters(model: Any, folders: dict[str, Path], base: BaseModel) -> PeftModel:
+    """Return the model with the adapters of ``folders`` loaded under their names, none trainable.
+
+    Raises:
+        ArtifactError: An adapter is missing, or was trained on another base.
+    """
+    (first, path), *rest = folders.items()
+    for folder in folders.values():
+        check_identity(folder, base)
+    adapted = PeftModel.from_pretrained(model, path, adapter_name=first)
+    for name, folder in rest:
+        adapted.load_adapter(folder, adapter_name=name)
+    return adapted.eval()
+
+
+def trainable_copy(model: Any, folder: Path, base: BaseModel) -> PeftModel:
+    """Return the model with a copy of the adapter of ``folder``, to be trained further."""
+    check_identity(folder, base)
+    return PeftModel.from_pretrained(model, folder, is_trainable=True)
+
+
+@contextmanager
+def arm(model: Any, name: str | None) -> Iterator[Any]:
+    """Switch to the adapter ``name``, or to the base alone (None), inside the block."""
+    if name is not None:
+        model.set_adapter(name)
+        yield model
+    elif isinstance(model, PeftModel):
+        with model.disable_adapter():
+            yield model
+    else:
+        yield model
+
+
+def save_adapter(model: PeftModel, out: Path, base: BaseModel) -> None:
+    """Write the adapter as Hugging Face reads it, with the same bytes for the same weights."""
+    model.save_pretrained(str(out), save_embedding_layers=False)
+    (out / "README.md").unlink(missing_ok=True)  # peft's empty card
+    config = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # a set, in any order
+    config |= {"base_model_name_or_path": base.model, "revision": base.revision}
+    write_json(out / "adapter_config.json", config)
+    write_json(out / IDENTITY, {"base": base.model, "weights": base.weights})
+
+
+def adapter_in(folder: Path) -> Path | None:
+    """Return ``folder`` if it holds an adapter, None if it holds a base (``open_base``).
+
+    Raises:
+        ArtifactError: It holds neither.
+    """
+    if (folder / IDENTITY).exists():
+        return folder
+    if (folder / "base.json").exists():
+        return None
+    raise ArtifactError(f"{folder}: neither an adapter nor a base; rerun the stage that makes it")
+
+
+def base_of(folder: Path) -> str:
+    """Return what identifies the weights that the adapter in ``folder`` was trained on."""
+    return str(read_json(folder / IDENTITY)["weights"])
+
+
+def check_identity(folder: Path, base: BaseModel) -> None:
+    """Refuse an adapter that was trained on another base.
+
+    Raises:
+        ArtifactError: It was, or the folder holds none.
+    """
+    weights = base_of(folder)
+    if weights != base.weights:
+        raise ArtifactError(
+            f"{folder}: this adapter belongs to other weights ({weights[:12]}) than those of "
+            f"{base.model} ({base.weights[:12]}); run dvc repro"
+        )
+
+
+def linear4bit_layers(model: Any) -> list[Any]:
+    """Return the layers that are really quantised."""
+    return [module for module in model.modules() if isinstance(module, Linear4bit)]
+
+
+def count_parameters(model: Any, adapter: str | None) -> int:
+    """Return the parameters of the base and of one of its adapters."""
+    count = 0
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:  # a byte of NF4 holds two
+            count += parameter.numel() * (2 if isinstance(parameter, Params4bit) else 1)
+        elif adapter is not None and f".{adapter}." in name:
+            count += parameter.numel()
+    return count
+
+
+def trainable_parameters(model: Any) -> int:
+    """Return how many parameters have a gradient."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def hidden_states(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return the decoder's output ``float[B, T, D]`` for a batch of ``packing.collate``.
+
+    The cache stays off: with one, transformers would ignore where the pieces of a block end.
+    """
+    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return causal.get_decoder()(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+    ).last_hidden_state
+
+
+def head_of(model: Any) -> Any:
+    """Return the layer that makes logits of hidden states."""
+    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return causal.get_output_embeddings()
