@@ -19,12 +19,27 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"compute", "runtime", "tokens"},  # never a model by name: it is given one
     "evaluation": {"compute", "models", "runtime", "tokens"},
     "export": {"checkpoints", "runtime", "tokens"},
+    "adaptation": {"compute", "corpus", "runtime", "tokens"},  # never training: its own loop
+    "sizing": {"runtime"},
+    "costs": {"runtime"},
+    "estimate": {"costs", "runtime", "sizing"},
     "profiles": {"runtime"},
     "reporting": {"runtime"},
-    "cli": {"profiles", "reporting", "runtime"},
+    "cli": {"estimate", "profiles", "reporting", "runtime"},
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
-TEXT_STAGES = ("export_corpus", "split_corpus", "clean_corpus", "train_tokenizer", "encode_corpus")
+TEXT_STAGES = (
+    "export_corpus",
+    "split_corpus",
+    "clean_corpus",
+    "train_tokenizer",
+    "encode_corpus",
+    "prepare_cpt",
+    "prepare_sft",
+    "prepare_tasks",
+    "score_answers",
+    "account_costs",
+)
 
 
 def files_of(layer: str) -> list[Path]:

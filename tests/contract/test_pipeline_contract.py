@@ -16,6 +16,7 @@ from dvc.repo import Repo
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 REGISTRY = "src/cordel/models/__init__.py"
+LOADER = "src/cordel/checkpoints.py"
 CODE = ("src/", "stages/")
 PLUMBING = "src/cordel/runtime/"  # logs, progress, file I/O: cannot change an output's bytes
 
@@ -88,7 +89,7 @@ def read_sections(stage: Any) -> set[str]:
 
 
 def test_the_pipeline_has_the_stages_it_is_known_for():
-    assert 50 <= len(STAGES) <= 75  # and so the parametrized tests below are not empty
+    assert 70 <= len(STAGES) <= 80  # and so the parametrized tests below are not empty
     assert len(PARAMS["models"]) == 12
 
 
@@ -106,7 +107,7 @@ def test_every_stage_says_what_it_is_for(stage: Any):
 @every_stage
 def test_code_deps_are_the_import_closure(stage: Any):
     declared, imported = code_deps(stage), import_closure(entry_point(stage))
-    if REGISTRY in imported:  # build_model imports one architecture by name: declare exactly one
+    if LOADER in imported:  # it builds one architecture by name: declare exactly one
         chosen = {d for d in declared if Path(d).parent == Path(REGISTRY).parent} - {REGISTRY}
         assert len(chosen) == 1
         imported |= chosen
@@ -140,13 +141,35 @@ def test_git_tracked_files_are_metrics_or_plots(stage: Any):
         assert out.use_cache is not bool(out.metric or out.plot)
 
 
+RUNS = set(PARAMS["models"])
+ARMS = {"base", "cpt", "sft", "cpt_sft", "instruct", "instruct_sft"}
+
+
+def joined(stage: str, folder: str) -> set[str]:
+    """Return the names of the files of ``folder`` that a join depends on."""
+    paths = [Path(dep.def_path) for dep in STAGES[stage].deps]
+    return {path.stem for path in paths if path.parent == Path(folder)}
+
+
 def test_joins_list_every_run():
-    runs = set(PARAMS["models"])
-    ranked = {Path(d.def_path).stem for d in STAGES["rank_lm"].deps if "metrics/lm" in d.def_path}
-    checked = {
-        Path(d.def_path).stem for d in STAGES["check_samples"].deps if "samples/" in d.def_path
+    assert joined("rank_lm", "metrics/lm") - {"references"} == RUNS | ARMS
+    assert joined("check_samples", "data/samples") == RUNS
+    assert joined("score_answers", "data/answers") == ARMS
+    assert joined("account_costs", "data/models") == RUNS
+
+
+def test_costs_are_of_every_ledger():
+    written = {
+        out.def_path for stage in STAGES.values() for out in stage.outs if "ledger" in out.def_path
     }
-    assert ranked - {"references"} == checked == runs
+    read = {dep.def_path for dep in STAGES["account_costs"].deps if "ledger" in dep.def_path}
+    assert read == written
+
+
+def test_generating_needs_nothing_that_scoring_needs():
+    # Generate once, score often: no edit of a metric may cost GPU hours.
+    for arm in ARMS:
+        assert not {d for d in code_deps(STAGES[f"generate_answers@{arm}"]) if "evaluation" in d}
 
 
 def test_the_curves_plot_lists_every_run():

@@ -212,7 +212,7 @@ def count_parameters(model: Any, adapter: str | None) -> int:
     for name, parameter in model.named_parameters():
         if "lora_" not in name:  # a byte of NF4 holds two
             count += parameter.numel() * (2 if isinstance(parameter, Params4bit) else 1)
-        elif adapter is not None and f".{adapter}." in name:
+        elif adapter in name.split("."):
             count += parameter.numel()
     return count
 

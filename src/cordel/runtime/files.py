@@ -54,15 +54,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object a line; without any, one empty line (DVC warns of empty files)."""
     lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
-    write_text(path, "".join(lines))
+    write_text(path, "".join(lines) or "\n")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file that ``write_jsonl`` wrote."""
     with path.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+        yield from (json.loads(line) for line in lines if line.strip())
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

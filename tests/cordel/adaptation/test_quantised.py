@@ -1,0 +1,326 @@
+"""The base in NF4 and adapters on it: what is quantised, what an adapter changes, whose it is."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from cordel.adaptation import quantised
+from cordel.adaptation.packing import Block, collate
+from cordel.adaptation.quantised import (
+    BaseModel,
+    LoraParams,
+    adapter_in,
+    arm,
+    count_parameters,
+    head_of,
+    hidden_states,
+    linear4bit_layers,
+    load_adapters,
+    load_base,
+    new_adapter,
+    read_base,
+    save_adapter,
+    trainable_copy,
+    trainable_parameters,
+)
+from cordel.compute import Compute, seed_everything
+from cordel.runtime.errors import ArtifactError, InputError
+from cordel.runtime.files import read_json, write_json
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+SEVEN = LoraParams(rank=4, alpha=8, dropout=0.0, targets=TARGETS)
+IDS = torch.tensor([[2, 4, 300, 17, 401, 9, 33, 260, 3]])
+# The tiny Llama: ids x width twice, seven matrices and two norms a layer, one norm at the end.
+LAYER = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+BASE_PARAMETERS = 2 * 420 * 64 + 2 * LAYER + 64
+# A and B of rank 4 on four 64 x 64 and three 64 x 128 matrices of two layers.
+LORA_PARAMETERS = 2 * 4 * (4 * (64 + 64) + 3 * (64 + 128))
+
+
+@pytest.fixture
+def model(base: BaseModel, cpu: Compute) -> Any:
+    """Return the tiny base in NF4."""
+    return load_base(base, cpu)
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    """Return the logits of a few ids."""
+    return model(input_ids=IDS, use_cache=False).logits
+
+
+def trained(model: Any, *, seed: int = 1) -> Any:
+    """Return the model with an adapter that changes logits, as training would make it."""
+    seed_everything(seed)
+    adapted = new_adapter(model, SEVEN).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return adapted
+
+
+@pytest.fixture(scope="module")
+def two(base: BaseModel, cpu: Compute, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Return the folders and logits of two different adapters, ``one`` and ``two``."""
+    found = {}
+    for seed, name in enumerate(("one", "two")):
+        adapted = trained(load_base(base, cpu), seed=seed)
+        folder = tmp_path_factory.mktemp(name)
+        save_adapter(adapted, folder, base)
+        found[name] = (folder, logits(adapted))
+    return found
+
+
+# --- the base -------------------------------------------------------------------------------------
+
+
+def test_every_linear_layer_of_the_decoder_is_quantised_and_nothing_else(model: Any) -> None:
+    linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    quantised_names = {name for name, layer in linear.items() if isinstance(layer, Linear4bit)}
+    assert linear.keys() - quantised_names == {"lm_head"}
+    assert len(quantised_names) == len(linear4bit_layers(model)) == 2 * 7
+    assert {p.dtype for p in model.get_input_embeddings().parameters()} == {torch.float32}
+    assert head_of(model).weight.dtype == torch.float32
+
+
+def test_the_layers_are_in_nf4_with_double_quantisation(model: Any) -> None:
+    states = [layer.weight.quant_state for layer in linear4bit_layers(model)]
+    assert {layer.weight.quant_type for layer in linear4bit_layers(model)} == {"nf4"}
+    assert {(state.quant_type, state.nested) for state in states} == {("nf4", True)}
+
+
+def test_four_bits_hold_two_weights_a_byte(model: Any) -> None:
+    layers = linear4bit_layers(model)
+    assert {layer.weight.dtype for layer in layers} == {torch.uint8}
+    weights = sum(layer.in_features * layer.out_features for layer in layers)
+    assert sum(layer.weight.numel() for layer in layers) * 2 == weights
+
+
+def test_a_cpu_computes_in_float32(model: Any) -> None:
+    assert {layer.compute_dtype for layer in linear4bit_layers(model)} == {torch.float32}
+
+
+def test_a_cpu_with_bf16_units_computes_as_every_other(
+    base: BaseModel, cpu: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # bitsandbytes would repack its weights there and round products to bfloat16.
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    layers = linear4bit_layers(load_base(base, cpu))
+    assert {layer.support_avx512bf16_for_cpu for layer in layers} == {False}
+
+
+def test_the_base_is_frozen_and_in_evaluation_mode(model: Any) -> None:
+    assert trainable_parameters(model) == 0
+    assert not any(module.training for module in model.modules())
+
+
+def test_quantisation_changes_logits_and_can_be_left_out(
+    model: Any, base: BaseModel, cpu: Compute
+) -> None:
+    plain = load_base(base, cpu, quantise=False)
+    assert linear4bit_layers(plain) == []
+    weights = load_file(Path(base.model) / "model.safetensors")
+    assert torch.equal(plain.lm_head.weight, weights["lm_head.weight"])
+    assert not torch.allclose(logits(model), logits(plain), atol=1e-2)
+
+
+def test_a_base_that_is_gone_is_one_line(base: BaseModel, cpu: Compute, tmp_path: Path) -> None:
+    gone = replace(base, model=str(tmp_path / "gone"))
+    with pytest.raises(ArtifactError, match=r"gone: the base cannot be loaded \("):
+        load_base(gone, cpu)
+
+
+@pytest.mark.xfail(strict=True, reason="a path that is gone is looked up on the hub, for 45 s")
+def test_a_local_base_that_is_gone_is_not_looked_up_on_the_hub(
+    base: BaseModel, cpu: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*words: Any, **_: Any) -> Any:
+        raise AssertionError(f"asked the network for {words[0]}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", refuse)
+    gone = replace(base, model="data/export")  # reads like a name on the hub
+    with pytest.raises(ArtifactError, match="data/export: the base cannot be loaded"):
+        load_base(gone, cpu)
+
+
+def test_no_base_is_none(tmp_path: Path) -> None:
+    write_json(tmp_path / "base.json", {"source": "none"})
+    assert read_base(tmp_path) is None
+
+
+# --- an adapter -----------------------------------------------------------------------------------
+
+
+def test_a_new_adapter_is_trainable_and_changes_no_logit(model: Any) -> None:
+    before = logits(model)
+    adapted = new_adapter(model, SEVEN).eval()
+    assert torch.equal(logits(adapted), before)
+    assert trainable_parameters(adapted) == LORA_PARAMETERS
+    trainable = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert all("lora_" in name for name in trainable)
+
+
+def test_a_trained_adapter_switched_off_is_the_base(model: Any) -> None:
+    before = logits(model)
+    adapted = trained(model)
+    with arm(adapted, "default"):
+        on = logits(adapted)
+    with arm(adapted, None):
+        off = logits(adapted)
+    assert torch.equal(off, before)
+    assert not torch.allclose(on, before, atol=1e-2)
+    assert torch.equal(logits(adapted), on)  # and on again behind the block
+
+
+def test_a_base_without_adapters_has_only_itself_to_switch_to(model: Any) -> None:
+    with arm(model, None) as found:
+        assert found is model
+
+
+def test_adapters_loaded_together_are_those_loaded_alone(
+    model: Any, base: BaseModel, two: dict
+) -> None:
+    before = logits(model)
+    adapted = load_adapters(model, {name: folder for name, (folder, _) in two.items()}, base)
+    for name in ("two", "one", "two"):
+        with arm(adapted, name):
+            assert torch.equal(logits(adapted), two[name][1])
+    with arm(adapted, None):
+        assert torch.equal(logits(adapted), before)
+    assert not torch.equal(two["one"][1], two["two"][1])
+
+
+def test_loaded_adapters_are_in_evaluation_mode_and_frozen(
+    model: Any, base: BaseModel, two: dict
+) -> None:
+    adapted = load_adapters(model, {name: folder for name, (folder, _) in two.items()}, base)
+    assert not any(module.training for module in adapted.modules())
+    assert trainable_parameters(adapted) == 0
+
+
+def test_a_copy_is_trainable_and_begins_as_the_original(
+    model: Any, base: BaseModel, two: dict
+) -> None:
+    folder, expected = two["one"]
+    copy = trainable_copy(model, folder, base)
+    assert trainable_parameters(copy) == LORA_PARAMETERS
+    assert torch.equal(logits(copy.eval()), expected)
+
+
+def test_rank_16_on_the_seven_projections_of_llama_8b_is_42_million_parameters() -> None:
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+        adapted = new_adapter(model, LoraParams(rank=16, alpha=32, dropout=0, targets=TARGETS))
+    assert trainable_parameters(adapted) == 41_943_040
+    assert count_parameters(adapted, None) == 8_030_261_248
+
+
+PARTLY = pytest.mark.xfail(strict=True, reason="peft ignores a name if another one matches")
+
+
+@pytest.mark.parametrize("targets", [("c_attn",), pytest.param(("q_proj", "c_attn"), marks=PARTLY)])
+def test_a_target_that_no_layer_has_is_one_line(model: Any, targets: tuple[str, ...]) -> None:
+    params = LoraParams(rank=4, alpha=8, dropout=0.0, targets=targets)
+    with pytest.raises(InputError, match=r"lora\.targets: .*c_attn"):
+        new_adapter(model, params)
+
+
+# --- its files ------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_three_files_and_no_card(two: dict) -> None:
+    names = sorted(path.name for path in two["one"][0].iterdir())
+    assert names == ["adaptation.json", "adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_the_configuration_names_the_base_and_its_targets_in_order(
+    base: BaseModel, two: dict
+) -> None:
+    config = read_json(two["one"][0] / "adapter_config.json")
+    assert config["target_modules"] == sorted(TARGETS)
+    assert (config["base_model_name_or_path"], config["revision"]) == (base.model, base.revision)
+    assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8, "LORA")
+
+
+def test_the_same_weights_are_the_same_bytes(
+    model: Any, base: BaseModel, two: dict, tmp_path: Path
+) -> None:
+    folder, _ = two["one"]
+    save_adapter(trainable_copy(model, folder, base), tmp_path, base)
+    for path in folder.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_saving_twice_gives_the_same_bytes(model: Any, base: BaseModel, tmp_path: Path) -> None:
+    adapted = trained(model)
+    for name in ("first", "second"):
+        save_adapter(adapted, tmp_path / name, base)
+    for path in (tmp_path / "first").iterdir():
+        assert (tmp_path / "second" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("take", [trainable_copy, load_adapters])
+def test_an_adapter_of_another_base_is_refused(
+    model: Any, base: BaseModel, two: dict, tmp_path: Path, take: Any
+) -> None:
+    folder = tmp_path / "foreign"
+    other = replace(base, weights="0123456789abcdef")
+    adapted = trained(model)
+    save_adapter(adapted, folder, other)
+    message = (
+        rf"foreign: .* other weights \(0123456789ab\) than those of {base.model} "
+        rf"\({base.weights[:12]}\)"
+    )
+    good = two["one"][0]
+    folders: Any = folder if take is trainable_copy else {"good": good, "bad": folder}
+    with pytest.raises(ArtifactError, match=message):
+        take(adapted, folders, base)
+
+
+def test_a_folder_is_an_adapter_or_a_base_or_an_error(
+    base_folder: Path, two: dict, tmp_path: Path
+) -> None:
+    assert adapter_in(two["one"][0]) == two["one"][0]
+    assert adapter_in(base_folder) is None
+    with pytest.raises(ArtifactError, match="neither an adapter nor a base"):
+        adapter_in(tmp_path)
+
+
+# --- counting and calling -------------------------------------------------------------------------
+
+
+def test_parameters_are_counted_as_if_not_quantised(model: Any, base: BaseModel, two: dict) -> None:
+    assert count_parameters(model, None) == BASE_PARAMETERS
+    adapted = load_adapters(model, {name: folder for name, (folder, _) in two.items()}, base)
+    assert count_parameters(adapted, None) == BASE_PARAMETERS
+    assert count_parameters(adapted, "two") == BASE_PARAMETERS + LORA_PARAMETERS
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_hidden_states_and_head_give_the_models_logits(model: Any, with_adapter: bool) -> None:
+    adapted = trained(model) if with_adapter else model
+    ids = IDS[0].tolist()
+    block = Block(ids=ids, targets=ids, segments=[0] * len(ids), positions=list(range(len(ids))))
+    with torch.no_grad():
+        found = head_of(adapted)(hidden_states(adapted, collate([block], pad=0)))
+    torch.testing.assert_close(found, logits(adapted), atol=1e-5, rtol=0)
+
+
+def test_an_adapter_that_was_never_saved_is_missing(base: BaseModel, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=quantised.IDENTITY):
+        load_adapters(None, {"gone": tmp_path}, base)
