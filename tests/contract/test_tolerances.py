@@ -37,6 +37,15 @@ FILES: dict[str, Any] = {
         "violations": [{"type": "aggregate", "value": 0.2}],
     },
     "metrics/ledger/train_lm/v1.json": [{"seconds": 10.0}],
+    "metrics/costs.json": {"total": {"hours": 0.2}},
+    "metrics/lm/sft.json": {"bits_per_byte": 3.0, "bytes": 1000},
+    "metrics/lm/base.json": {"bits_per_byte": 2.0},
+    "metrics/adaptation.json": {"sft": {"cpt": {"loss": 4.0, "tokens": 100}}},
+    "metrics/answers.json": {
+        "sft": {"qa": {"f1": {"mean": 0.3, "ci": [0.2, 0.4]}, "words": {"mean": 4.0}}},
+        "too_long": {"sft": 0},
+    },
+    "metrics/export/sft.json": {"merged_minus_unquantised_adapter": {"max": 1e-5}},
 }
 
 
@@ -84,8 +93,8 @@ def changed(root: Path, file: str, *keys: str | int, value: Any) -> None:
 
 
 def test_equal_metrics_have_no_differences(compared: Callable) -> None:
-    # 5 JSON files and the items; the ledger is not counted.
-    assert compared() == (0, ["", "6 metrics files compared, 0 differences"])
+    # 10 JSON files and the items; ledger and costs are not counted.
+    assert compared() == (0, ["", "11 metrics files compared, 0 differences"])
 
 
 # 3 % of 2.0 bits, 10 % of perplexity 20, 0.02 of accuracy; exact counts; 1e-4 of reference lines.
@@ -118,6 +127,22 @@ MOVES = [
     ("guardrails/v1.json", ["aggregate", "samples_count"], 4, True),
     ("guardrails/v1.json", ["decoding", "top_k"], 40, True),
     ("ledger/train_lm/v1.json", [0, "seconds"], 99.0, False),
+    ("costs.json", ["total", "hours"], 99.0, False),
+    ("lm/sft.json", ["bits_per_byte"], 3.4, False),
+    ("lm/sft.json", ["bits_per_byte"], 3.6, True),
+    ("lm/sft.json", ["bytes"], 1001, True),
+    ("lm/base.json", ["bits_per_byte"], 2.05, False),
+    ("lm/base.json", ["bits_per_byte"], 2.07, True),
+    ("adaptation.json", ["sft", "cpt", "loss"], 4.5, False),
+    ("adaptation.json", ["sft", "cpt", "loss"], 4.8, True),
+    ("adaptation.json", ["sft", "cpt", "tokens"], 101, True),
+    ("answers.json", ["sft", "qa", "f1", "mean"], 0.5, False),
+    ("answers.json", ["sft", "qa", "f1", "mean"], 0.6, True),
+    ("answers.json", ["sft", "qa", "words", "mean"], 11.0, False),
+    ("answers.json", ["sft", "qa", "words", "mean"], 13.0, True),
+    ("answers.json", ["too_long", "sft"], 1, True),
+    ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-4, False),
+    ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-3, True),
 ]
 
 

@@ -7,14 +7,15 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from cordel.reporting.adaptation import ARMS, adaptation_section, chosen_answers
+from cordel.reporting.markdown import markdown_table
 from cordel.runtime.errors import InputError
-from cordel.runtime.files import new_directory, read_json, write_text
+from cordel.runtime.files import new_directory, read_json, write_jsonl, write_text
 
 SAMPLES_SHOWN = 2
 SAMPLE_CHARS = 420
@@ -75,6 +76,8 @@ def publish_results(name: str, *, root: Path) -> None:
         )
         for file in ("dvc.lock", "params.yaml"):
             shutil.copyfile(root / file, out / file)
+        if (root / "data/scored_answers").exists():
+            write_jsonl(out / "answers.jsonl", chosen_answers(root / "data/scored_answers"))
 
 
 def render_results(*, root: Path) -> None:
@@ -134,6 +137,7 @@ def profile_section(folder: Path) -> str:
             notes.read_text(encoding="utf-8") if notes.exists() else "",
             "### Samples\n",
             samples_section(folder, list(params["models"])),
+            adaptation_section(folder),
         ]
     )
 
@@ -142,6 +146,7 @@ def results_table(folder: Path) -> str:
     """Return runs and reference lines, best first."""
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     rows = [_run_row(folder, run) for run in params["models"]]
+    rows += [row for arm in ARMS for row in _arm_rows(folder, arm)]
     references = read_json(folder / "metrics/lm/references.json")
     rows += [
         (line["bits_per_byte"], [f"*{LINES[name]}*", f"{line['bits_per_byte']:.3f}", *[""] * 7])
@@ -168,6 +173,37 @@ def _run_row(folder: Path, run: str) -> tuple[float, list[str]]:
         f"{sum(a['cpu_seconds'] for a in attempts) / 60:.1f}",
         f"{score['parameters']:,}",
         verdict,
+    ]
+
+
+def _arm_rows(folder: Path, arm: str) -> list[tuple[float, list[str]]]:
+    """Return the row of an adapted model, if it was scored."""
+    path = folder / f"metrics/lm/{arm}.json"
+    score = read_json(path) if path.exists() else {}
+    if not score:
+        return []
+    ledgers = [
+        folder / f"metrics/ledger/{name}.json" for name in (f"adapt_{arm}", f"adapt_sft/{arm}")
+    ]
+    attempts = [a for ledger in ledgers if ledger.exists() for a in read_json(ledger)]
+    tokens = f"{attempts[-1]['tokens']['processed'] / 1e6:.2f}" if attempts else "–"
+    minutes = f"{sum(a['cpu_seconds'] for a in attempts) / 60:.1f}" if attempts else "–"
+    bits = score["bits_per_byte"]
+    return [
+        (
+            bits,
+            [
+                f"{arm} (track 2)",
+                f"{'' if score['lossless'] else '≥ '}{bits:.3f}",
+                "–",
+                f"{score['perplexity']:,.1f}",
+                f"{score['accuracy']:.3f}",
+                tokens,
+                minutes,
+                f"{score['parameters']:,}",
+                "–",
+            ],
+        )
     ]
 
 
@@ -209,11 +245,3 @@ def samples_section(folder: Path, runs: Iterable[str]) -> str:
             text = " ".join(sample["text"].split())[:SAMPLE_CHARS].replace("```", "'''")
             parts.append(f"**{run}**, seed {sample['seed']}:\n\n```text\n… {text}\n```\n")
     return "\n".join(parts)
-
-
-def markdown_table(
-    header: Sequence[str], rows: Iterable[Sequence[Any]], *, align: str = "---:"
-) -> str:
-    """Return a Markdown table; all columns but the first are aligned as ``align`` says."""
-    lines = [header, ["---", *[align] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
