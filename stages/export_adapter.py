@@ -44,10 +44,13 @@ def main() -> None:
     chat = load_chat(args.base)
     documents = read_encoded(args.documents / "evaluation.parquet")[:PROBE]
     rows = [document.ids[: base.max_length] for document in documents]
-    trained = load_adapters(load_base(base, compute), {"arm": args.adapter}, base)
-    quantised = logits(trained, rows, compute)
+    trained: Any = load_base(base, compute)
+    base_quantised = logits(trained, rows, compute)
+    quantised = logits(load_adapters(trained, {"arm": args.adapter}, base), rows, compute)
     del trained
-    plain = load_adapters(load_base(base, compute, quantise=False), {"arm": args.adapter}, base)
+    plain: Any = load_base(base, compute, quantise=False)
+    base_exact = logits(plain, rows, compute)
+    plain = load_adapters(plain, {"arm": args.adapter}, base)
     exact = logits(plain, rows, compute)
     merged: Any = plain.merge_and_unload()  # pyright: ignore[reportCallIssue]
     with new_directory(args.out) as out:
@@ -62,6 +65,7 @@ def main() -> None:
     metrics = {
         "merged_minus_unquantised_adapter": difference(shipped, exact),
         "merged_minus_quantised_adapter": difference(shipped, quantised),
+        "quantised_base_minus_base": difference(base_quantised, base_exact),
         "logit_sd": float(torch.cat(exact).std()),
         "tokens": sum(map(len, rows)),
         "stop_ids": list(chat.form.stop),

@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 from cordel.runtime.console import run_stage
+from cordel.runtime.errors import ParamsError
 
 DESCRIPTION = """\
 Language models for Brazilian Portuguese: v1 to v7 from scratch, and an open model adapted.
@@ -14,10 +16,26 @@ variation, `dvc metrics diff main` compares branches. This command does what DVC
 """
 EXAMPLES = """\
 examples:
+  cordel estimate                      time, memory, disk and USD of each stage, before it runs
   cordel profile ptbr && dvc repro     train on a local folder of real text
   git checkout main -- params.yaml     back to the embedded sample
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the README's table again
+"""
+ESTIMATE = """\
+Print what each stage of both tracks will take with the current params.yaml: tokens, time, memory,
+disk and USD. The machine is measured for that, in under a second. Seconds are also written to
+.ckpt/estimates.json, from where each stage's ledger takes them: `estimate_over_actual` in
+metrics/costs.json says how good they were. Counts of data that is not there yet are assumed.
+"""
+ESTIMATE_EXAMPLES = """\
+examples:
+  cordel estimate                                             on this machine
+  cordel profile thesis
+  cordel estimate --gpu "NVIDIA GeForce RTX 4090" --tflops 165  before that GPU is rented
+
+A GPU is priced by costs.usd_per_hour of params.yaml, under the name that nvidia-smi gives it; take
+--tflops, dense bfloat16, from its data sheet (RTX 3090: 71, RTX 4090: 165, H100 SXM: 989).
 """
 
 
@@ -32,10 +50,23 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     profile = verbs.add_parser("profile", help="merge an overlay of profiles/ into params.yaml")
     profile.add_argument("name", help="smoke | ptbr | thesis")
+    estimate = verbs.add_parser(
+        "estimate",
+        help="say what each stage will take, before it runs",
+        description=ESTIMATE,
+        epilog=ESTIMATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    estimate.add_argument("--gpu", metavar="NAME", help="a GPU that is not here, by its name")
+    estimate.add_argument("--tflops", metavar="X", type=float, help="its bfloat16 peak, in TFLOP/s")
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the README's table")
     args = parser.parse_args()
+    if args.verb == "estimate" and (args.gpu is None) != (args.tflops is None):
+        estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
+    if args.verb == "estimate" and args.tflops is not None and args.tflops <= 0:
+        estimate.error(f"--tflops is {args.tflops}, expected above 0")
     run_stage(lambda: _run(args))
 
 
@@ -48,9 +79,58 @@ def _run(args: argparse.Namespace) -> None:
         log.info("params.yaml is now profile %s: %d keys changed", args.name, len(changed))
         log.info("see them with `git diff params.yaml`, run it with `dvc repro`")
         return
+    if args.verb == "estimate":
+        _estimate(args, log)
+        return
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
     if args.verb == "publish-results":
         publish_results(args.name, root=Path())
     render_results(root=Path())
     log.info("rendered docs/results.md and the README's table")
+
+
+def _estimate(args: argparse.Namespace, log: logging.Logger) -> None:
+    from cordel.estimate import (  # noqa: PLC0415
+        ESTIMATES,
+        Calibration,
+        assumptions,
+        calibrate,
+        estimate,
+        price_of,
+        read_all,
+        render,
+        save_estimates,
+    )
+    from cordel.estimate_adaptation import estimate_track_2  # noqa: PLC0415
+
+    params = read_all()
+    try:
+        if args.gpu is None:
+            compute = params["compute"]
+            machine = calibrate(compute["device"], threads=compute["threads"])
+        else:
+            machine = Calibration(
+                device="cuda", device_name=args.gpu, matmul_peak=1e12 * args.tflops
+            )
+        found = estimate(params, machine=machine)
+        adapted, notes = estimate_track_2(params, machine=machine)
+        assumed = assumptions(params)
+        price, source = price_of(params, machine)
+    except KeyError as error:
+        raise ParamsError(f"params.yaml: no key {error}; see `git diff params.yaml`") from error
+    found += adapted
+    sys.stdout.write(render(found) + "\n")
+    sys.stdout.flush()
+    log.info(
+        "%s at %.3g TFLOP/s%s",
+        machine.device_name,
+        machine.matmul_peak / 1e12,
+        " (measured)" if args.gpu is None else " (as given; not measured)",
+    )
+    log.info("price: %s", source if price is None else f"{price:.2f} USD an hour, {source}")
+    for note in [assumed, *notes]:
+        log.info("%s", note)
+    if args.gpu is None:
+        save_estimates(found)
+        log.info("wrote the seconds to %s, for the ledgers", ESTIMATES)

@@ -1,4 +1,4 @@
-"""``cordel estimate``: time, memory, disk and money of each stage before it runs.
+"""``cordel estimate``, track 1: time, memory, disk and money of each stage before it runs.
 
 Seconds are FLOPs / (matmul peak of this machine x the share of it that each architecture reaches).
 The shares on the CPU are measured; those on CUDA are assumed, as no run of ours used one yet.
@@ -6,26 +6,18 @@ The shares on the CPU are measured; those on CUDA are assumed, as no run of ours
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from cordel.costs import CostParams, hourly_price
 from cordel.runtime.console import duration
 from cordel.runtime.files import read_json, write_json
 from cordel.runtime.hardware import matmul_peak
-from cordel.runtime.params import parse
-from cordel.sizing import (
-    Shape,
-    Sizes,
-    adapter_disk_bytes,
-    checkpoint_disk_bytes,
-    kv_cache_bytes,
-    lora_parameters,
-    qlora_flops_per_token,
-    qlora_peak_bytes,
-    sizes,
-    total_parameters,
-)
+from cordel.runtime.params import PARAMS, parse, read_section
+from cordel.sizing import Sizes, checkpoint_disk_bytes, sizes
 
 ESTIMATES = Path(".ckpt/estimates.json")
 Kind = Literal["lstm", "gru", "gpt", "llama"]
@@ -45,16 +37,9 @@ CUDA_TOKEN_SECONDS = 2.0e-4
 
 # Python, torch and the token arrays; a stage that only samples touches less of torch. Same ledgers.
 CPU_BASE_BYTES, CPU_SAMPLING_BYTES = 400_000_000, 295_000_000
-CPU_ADAPTATION_BYTES = 650_000_000  # transformers' Trainer, peft and bitsandbytes: 540 MB imported
 CUDA_BASE_BYTES = 1_000_000_000  # CUDA context and workspaces
 SCORING_OVERLAP = 2  # a Transformer's windows overlap by half; an RNN reads each token once
 VAL_LANES = 16
-
-# QLoRA: the thesis' CPT on an RTX 4090 (thesis 5.4): 1584 tokens/s x 45.3 GFLOP / 165 TFLOP/s.
-# On the CPU that of the Llama from scratch, which runs the same products.
-ADAPTATION_EFFICIENCY = {"cuda": 0.43, "cpu": 0.40}
-# Its generation (thesis 5.7): 60 to 70 ms a step through 32 layers in NF4, whatever the batch.
-DECODE_SECONDS_PER_LAYER = {"cuda": 0.065 / 32, "cpu": 6.1e-4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +141,7 @@ def estimate(
     ordered = [
         e for start in ("train_", "score_", "sample_") for e in found if e.stage.startswith(start)
     ]
-    return [_priced(e, price) for e in ordered]
+    return [priced(e, price) for e in ordered]
 
 
 def price_of(params: Mapping[str, Any], machine: Calibration) -> tuple[float | None, str]:
@@ -176,16 +161,73 @@ def price_of(params: Mapping[str, Any], machine: Calibration) -> tuple[float | N
     return price, f"costs.{key} in params.yaml"
 
 
-def _priced(e: StageEstimate, usd_per_hour: float | None) -> StageEstimate:
+def priced(e: StageEstimate, usd_per_hour: float | None) -> StageEstimate:
+    """Return ``e`` with its seconds' price; None where there is none."""
     usd = None if usd_per_hour is None else usd_per_hour * e.seconds / 3600
     return replace(e, usd=usd)
 
 
+def read_all(path: Path = PARAMS) -> dict[str, Any]:
+    """Return all sections of params.yaml.
+
+    Raises:
+        ParamsError: The file is missing, not YAML, or has no section ``profile``.
+    """
+    read_section("profile", path=path)
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def is_made(out: str, params: Mapping[str, Any], *, root: Path) -> bool:
+    """Return whether ``out`` is there, and dvc.lock knows of no other parameters behind it.
+
+    After ``cordel profile`` what is in ``data`` and ``metrics`` still is the sample's. Numbers that
+    change no text, of models and devices, do not count.
+
+    Args:
+        out: A path as an ``outs`` or ``metrics`` entry of dvc.yaml has it.
+        params: All of params.yaml.
+        root: Of the project.
+    """
+    lock = root / "dvc.lock"
+    if not (root / out).exists():
+        return False
+    return not lock.exists() or out not in _outdated(_stages(lock, lock.stat().st_mtime_ns), params)
+
+
+@lru_cache(maxsize=1)
+def _stages(lock: Path, _: int) -> list[Mapping[str, Any]]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 0.1 s instead of 1
+    return list(yaml.load(lock.read_text(encoding="utf-8"), loader)["stages"].values())  # noqa: S506
+
+
+def _outdated(stages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> set[str]:
+    """Return all outputs of stages that ran with other parameters, and of stages after them."""
+    found: set[str] = set()
+    before = -1
+    while len(found) > before:
+        before = len(found)
+        for stage in stages:
+            reads = {dep["path"] for dep in stage.get("deps", ())}
+            recorded = stage.get("params", {}).get(PARAMS.name, {})
+            if reads & found or any(_differs(*item, params) for item in recorded.items()):
+                found |= {out["path"] for out in stage.get("outs", ())}
+    return found
+
+
+def _differs(key: str, value: Any, params: Mapping[str, Any]) -> bool:
+    section, *rest = key.split(".")
+    if section in ("models", "compute"):
+        return False
+    current: Any = params.get(section)
+    for part in rest:
+        current = current.get(part) if isinstance(current, Mapping) else None
+    return current != value
+
+
 def dataset_counts(params: Mapping[str, Any], name: str, *, root: Path) -> Dataset:
     """Return a dataset's counts: real ones if it is encoded, else assumed from its caps."""
-    path = root / "data" / "tokens" / name / "meta.json"
-    if path.exists():
-        meta = read_json(path)
+    if _is_encoded(name, params, root):
+        meta = read_json(root / "data" / "tokens" / name / "meta.json")
         train, val = meta["splits"]["train"], meta["splits"]["val"]
         return Dataset(
             vocab_size=meta["vocab_size"],
@@ -195,7 +237,7 @@ def dataset_counts(params: Mapping[str, Any], name: str, *, root: Path) -> Datas
         )
     section, splits = params["datasets"][name], params["splits"]
     tokenizer = params["tokenizers"][section["tokenizer"]]
-    assumed = SAMPLE if params["corpus"]["source"] == "sample" else WEB
+    assumed = _assumed(params)
     is_char = tokenizer["kind"] == "char"
     per_document = assumed.document_characters / (1 if is_char else assumed.characters_per_piece)
     documents = params["corpus"]["max_documents"]
@@ -207,6 +249,26 @@ def dataset_counts(params: Mapping[str, Any], name: str, *, root: Path) -> Datas
         val_tokens=round(val * per_document),
         tokens_per_document=per_document,
     )
+
+
+def assumptions(params: Mapping[str, Any], *, root: Path = Path()) -> str:
+    """Return one line that says whose token counts are assumed in track 1, and on what grounds."""
+    names = [n for n in params["datasets"] if not _is_encoded(n, params, root)]
+    if not names:
+        return "assumed in track 1: no token count, all data sets are encoded"
+    assumed = _assumed(params)
+    return (
+        f"assumed in track 1: tokens of {', '.join(names)} ({assumed.document_characters:.0f} "
+        f"characters a document, {assumed.characters_per_piece} a piece)"
+    )
+
+
+def _assumed(params: Mapping[str, Any]) -> Assumed:
+    return SAMPLE if params["corpus"]["source"] == "sample" else WEB
+
+
+def _is_encoded(name: str, params: Mapping[str, Any], root: Path) -> bool:
+    return is_made(f"data/tokens/{name}", params, root=root)
 
 
 def _training(
@@ -301,124 +363,6 @@ def _sampling(
     )
 
 
-# --- Adaptation -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adaptation:
-    """One QLoRA training, in plain numbers: those of the sections ``cpt`` and ``sft``."""
-
-    shape: Shape
-    tokens_per_epoch: int  # after packing, padding included
-    epochs: float
-    block_length: int
-    blocks: int  # a microbatch
-    rank: int
-    checkpointing: bool = True
-    head_chunk: int | None = None  # tokens whose logits exist at once; None: all
-    upcast: bool = False  # embedding and head in fp32
-    val_tokens: int = 0  # in all evaluations together
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """The answers of one model, in plain numbers."""
-
-    shape: Shape
-    answers: int
-    prompt_tokens: float  # mean, padding included
-    new_tokens: float  # mean of the longest answer in each batch
-    batch_size: int
-    bytes_per_weight: float  # 0.52 in NF4, 2 in bf16
-
-
-def estimate_adaptation(
-    stage: str,
-    job: Adaptation,
-    *,
-    machine: Calibration,
-    usd_per_hour: float | None,
-    efficiency: float | None = None,
-) -> StageEstimate:
-    """Return the estimate of ``adapt_cpt`` or ``adapt_sft``.
-
-    Args:
-        stage: Its name with its item.
-        job: What is trained on what.
-        machine: From ``calibrate``, or a data sheet's peak.
-        usd_per_hour: The price of ``machine``; None if unknown.
-        efficiency: Share of the peak; by default ``ADAPTATION_EFFICIENCY`` of the device.
-    """
-    share = efficiency or ADAPTATION_EFFICIENCY[machine.device]
-    tokens = round(job.tokens_per_epoch * job.epochs)
-    per_token = qlora_flops_per_token(job.shape, checkpointing=job.checkpointing)
-    forward = qlora_flops_per_token(job.shape, checkpointing=False) // 2
-    flops = tokens * per_token + job.val_tokens * forward
-    microbatch = job.blocks * job.block_length
-    parts = qlora_peak_bytes(
-        job.shape,
-        tokens=microbatch,
-        rank=job.rank,
-        head_chunk=job.head_chunk,
-        upcast=job.upcast,
-    )
-    if not job.checkpointing:
-        # Every layer keeps what one would compute again.
-        parts["recompute"] *= job.shape.n_layer
-        parts["checkpoints"] = 0
-    if machine.device == "cpu":
-        parts["context"] = CPU_ADAPTATION_BYTES
-    adapter = lora_parameters(job.shape, job.rank)
-    e = StageEstimate(
-        stage=stage,
-        tokens=tokens,
-        seconds=flops / (machine.matmul_peak * share),
-        peak_memory_bytes=sum(parts.values()),
-        disk_bytes=adapter_disk_bytes(adapter) + checkpoint_disk_bytes(adapter),
-        usd=None,
-    )
-    return _priced(e, usd_per_hour)
-
-
-def estimate_generation(
-    stage: str,
-    job: Generation,
-    *,
-    machine: Calibration,
-    usd_per_hour: float | None,
-    layer_seconds: float | None = None,
-) -> StageEstimate:
-    """Return the estimate of ``generate_answers``: prompts read at once, then step by step.
-
-    Args:
-        stage: Its name with its item.
-        job: What is generated by what.
-        machine: From ``calibrate``, or a data sheet's peak.
-        usd_per_hour: The price of ``machine``; None if unknown.
-        layer_seconds: A step through one layer beside its arithmetic; by default
-            ``DECODE_SECONDS_PER_LAYER`` of the device.
-    """
-    floor = layer_seconds or DECODE_SECONDS_PER_LAYER[machine.device]
-    reached = machine.matmul_peak * ADAPTATION_EFFICIENCY[machine.device]
-    forward = qlora_flops_per_token(job.shape, checkpointing=False) / 2
-    batches = -(-job.answers // job.batch_size)
-    step = max(floor * job.shape.n_layer, job.batch_size * forward / reached)
-    prefill = job.answers * job.prompt_tokens * forward / reached
-    tokens = round(job.answers * job.new_tokens)
-    positions = round(job.batch_size * (job.prompt_tokens + job.new_tokens))
-    e = StageEstimate(
-        stage=stage,
-        tokens=tokens,
-        seconds=prefill + batches * job.new_tokens * step,
-        peak_memory_bytes=round(total_parameters(job.shape) * job.bytes_per_weight)
-        + kv_cache_bytes(job.shape, positions)
-        + (CUDA_BASE_BYTES if machine.device == "cuda" else CPU_BASE_BYTES),
-        disk_bytes=6 * tokens,
-        usd=None,
-    )
-    return _priced(e, usd_per_hour)
-
-
 # --- Output ---------------------------------------------------------------------------------------
 
 
@@ -450,6 +394,8 @@ def _row(e: StageEstimate) -> tuple[str, ...]:
 
 
 def _size(count: int) -> str:
+    if not count:
+        return "-"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

@@ -58,3 +58,17 @@ def test_the_tokenizer_of_v7_writes_everything_and_the_thesis_does_not():
     assert read["unigram_v7"]["exact_documents_rate"] == 1.0
     assert read["unigram16k"]["unwritable_count"] > 0
     assert read["unigram16k"]["vocab_size"] < read["unigram16k"]["vocab_size_asked"]
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [("qa", "f1"), ("qa", "rouge_l"), ("summarization", "rouge_l"), ("rewriting", "rouge_l")],
+)
+def test_sft_gains_on_every_task_beyond_chance(task: str, metric: str):
+    answers = json.loads((ROOT / "metrics/answers.json").read_text(encoding="utf-8"))
+    assert answers["gains"]["sft-base"][task][metric]["ci"][0] > 0
+
+
+def test_cpt_lowers_bits_per_byte_on_its_evaluation_split():
+    scores = json.loads((ROOT / "metrics/adaptation.json").read_text(encoding="utf-8"))
+    assert scores["cpt"]["cpt"]["bits_per_byte"] < scores["base"]["cpt"]["bits_per_byte"]

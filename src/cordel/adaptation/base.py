@@ -11,18 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
 from cordel.adaptation.chat import ChatFormat, write_chat_format
+from cordel.adaptation.hub import fetch
 from cordel.runtime.errors import EnvironmentProblem, InputError, ParamsError
 from cordel.runtime.files import write_json
 from cordel.runtime.params import require
@@ -39,7 +34,14 @@ CHATML_SYMBOLS = ("<|im_start|>", "<|im_end|>")
 DATE = "26 Jul 2024"  # Llama 3.1's own default, so that no prompt depends on the day
 # Private use: no template and no vocabulary holds them.
 MESSAGE, ANSWER = "\ue000m", "\ue000a"
-FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
+SHAPE = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "tie_word_embeddings",
+)  # for `cordel estimate`
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -89,7 +91,7 @@ def open_base(params: BaseModelParams, out: Path, *, key: str) -> dict[str, Any]
             f"{key}: {folder} holds no model, expected config.json and *.safetensors (pickled "
             f"weights are never loaded), found {found}"
         )
-    config = _read(AutoConfig, folder, key)
+    config = _read(AutoConfig, folder, key).get_text_config()
     tokenizer = _read(AutoTokenizer, folder, key)
     if len(tokenizer) > config.vocab_size:
         raise InputError(
@@ -101,8 +103,8 @@ def open_base(params: BaseModelParams, out: Path, *, key: str) -> dict[str, Any]
         "model": params.hub.model if params.source == "hf" else params.path,
         "revision": revision,
         "weights": revision or _digest(weights),
-        "architecture": config.architectures[0],
         "vocab_size": config.vocab_size,
+        "shape": {name: getattr(config, name, None) for name in SHAPE},
         "max_length": params.max_length or config.max_position_embeddings,
         "chat_template": "own" if tokenizer.chat_template else "chatml",
     }
@@ -130,7 +132,7 @@ def _fetched(params: BaseModelParams, key: str) -> tuple[Path, str | None]:
         if not COMMIT.fullmatch(revision):
             revision = str(HfApi().model_info(model, revision=revision).sha)
             log.info("%s is at %s; pin it: %s.hub.revision: %s", model, revision, key, revision)
-        folder = snapshot_download(model, revision=revision, allow_patterns=list(FILES))
+        return fetch(model, revision), revision
     except GatedRepoError:
         raise EnvironmentProblem(
             f"{model} is gated: accept its licence on its page while logged in, then "
@@ -141,19 +143,18 @@ def _fetched(params: BaseModelParams, key: str) -> tuple[Path, str | None]:
             f"{key}.hub: no model {model!r} at revision {params.hub.revision!r}, or no token that "
             "may see it; check the name, and `hf auth whoami`"
         ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # noqa: BLE001  (no network: the client's own errors, of many kinds)
         message = " ".join(str(error).split())[:200]
         raise EnvironmentProblem(
             f"{model} cannot be fetched ({type(error).__name__}: {message}); check the network, "
             "or download it and set source: local"
         ) from None
-    return Path(folder), revision
 
 
 def _read(kind: Any, folder: Path, key: str) -> Any:
     try:
         return kind.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # noqa: BLE001  (a broken file raises whatever its bytes lead to)
         message = " ".join(str(error).split())[:200]
         raise InputError(f"{key}: {folder} cannot be read ({message})") from None
 
@@ -205,13 +206,19 @@ def chat_format(tokenizer: Any, config: Any) -> ChatFormat:
         end=end,
         pad=end[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         unknown=tokenizer.unk_token_id,
+        symbols=tuple(sorted(_symbol_ids(tokenizer))),
     )
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]], *, prompt: bool) -> str:
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=prompt, date_string=DATE
-    )
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=prompt, date_string=DATE
+        )
+    except TemplateError as error:
+        raise InputError(
+            f"the chat template refuses a question and its answer ({error}); it needs another model"
+        ) from None
 
 
 def _end(tokenizer: Any, config: Any) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ class ChatFormat:
         end: After a document (end of sequence).
         pad: Fills short rows.
         unknown: What the tokenizer writes for text that it cannot write, or None.
+        symbols: All ids that are no text.
     """
 
     opening: tuple[int, ...]
@@ -47,6 +48,7 @@ class ChatFormat:
     end: tuple[int, ...]
     pad: int
     unknown: int | None
+    symbols: tuple[int, ...]
 
 
 def user_message(instruction: str, text: str) -> str:
@@ -68,7 +70,8 @@ class Chat:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ``ids``; symbols vanish."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        text = [index for index in ids if index not in self.form.symbols]
+        return self.tokenizer.decode(text, skip_special_tokens=True)
 
     def document(self, text: str) -> list[int]:
         """Return begin + text + end."""
@@ -116,7 +119,7 @@ def load_chat(folder: Path) -> Chat:
         )
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         tokenizer = Tokenizer.from_str(text)
-    except (OSError, TypeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001  (tokenizers raises Exception itself)
         message = " ".join(str(error).split())
         raise ArtifactError(
             f"{folder}: no tokenizer with chat format ({message}); rerun open_base"

@@ -198,6 +198,11 @@ class BlockTrainer(Trainer):
             pad=self.pad,
             compute=self.compute,
         )
+        if not math.isfinite(nats):  # before its weights are saved
+            raise AdaptationDivergedError(
+                f"the evaluation loss is {nats} at step {self.state.global_step} of "
+                f"{self.state.max_steps}; lower learning_rate or grad_clip"
+            )
         metrics = {"eval_loss": nats / targets, "eval_accuracy": hits / targets}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
+from cordel.adaptation.hub import fetch
 from cordel.compute import Compute
 from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import read_json, write_json
@@ -79,9 +79,9 @@ def load_base(base: BaseModel, compute: Compute, *, quantise: bool = True) -> An
         bnb_4bit_compute_dtype=dtype,
     )
     disable_progress_bar()  # of the layers; a download still shows its own
-    folder = base.model
-    if base.source == "hf":
-        folder = snapshot_download(base.model, revision=base.revision)
+    folder = Path(base.model) if base.revision is None else fetch(base.model, base.revision)
+    if not folder.is_dir():  # or transformers would look for it on the hub
+        raise ArtifactError(f"{folder}: the base is gone; restore it, or rerun open_base")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -95,6 +95,7 @@ def load_base(base: BaseModel, compute: Compute, *, quantise: bool = True) -> An
     except (OSError, ValueError, RuntimeError) as error:
         message = " ".join(str(error).split())[:300]
         raise ArtifactError(f"{base.model}: the base cannot be loaded ({message})") from None
+    model.generation_config = GenerationConfig()  # its own habits (penalties, sampling) stay out
     for layer in linear4bit_layers(model):
         # On CPUs that have AVX512-BF16, bitsandbytes would repack the weights at the first product
         # in evaluation mode and compute in bfloat16 from then on: other numbers than in training.
@@ -109,6 +110,9 @@ def new_adapter(model: Any, params: LoraParams) -> PeftModel:
     Raises:
         InputError: No layer has one of the names.
     """
+    layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    if unknown := sorted(set(params.targets) - layers):
+        raise InputError(f"lora.targets names {', '.join(unknown)}, which this model does not have")
     config = LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,
@@ -117,11 +121,7 @@ def new_adapter(model: Any, params: LoraParams) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        message = " ".join(str(error).split())[:200]
-        raise InputError(f"lora.targets: {message}") from None
+    return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
 
 
 def load_adapters(model: Any, folders: dict[str, Path], base: BaseModel) -> PeftModel:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from cordel.reporting.adaptation import ARMS, adaptation_section, chosen_answers
+from cordel.reporting.adaptation import (
+    ARMS,
+    adaptation_section,
+    answers_table,
+    chosen_answers,
+    gains_table,
+)
 from cordel.reporting.markdown import markdown_table
 from cordel.runtime.errors import InputError
 from cordel.runtime.files import new_directory, read_json, write_jsonl, write_text
@@ -92,6 +98,9 @@ def render_results(*, root: Path) -> None:
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     text = _between(text, "results", results_table(root))
+    if (root / "metrics/answers.json").exists():
+        tables = f"{answers_table(root)}\n\n{gains_table(root)}"
+        text = _between(text, "answers", tables)
     write_text(readme, _between(text, "stages", stage_list(root)))
 
 
@@ -108,7 +117,7 @@ def stage_list(root: Path) -> str:
     rows = []
     for name, block in stages.items():
         many = "foreach" in block or "matrix" in block
-        desc = block.get("do", block)["desc"].replace("${key}", "…").replace("${item.run}", "…")
+        desc = re.sub(r"\$\{[^}]*\}", "…", block.get("do", block)["desc"])
         rows.append([f"`{name}{'@…' if many else ''}`", desc])
     return markdown_table(("stage", "what it is for"), rows, align=":---")
 

@@ -88,7 +88,15 @@ def test_documents_are_encoded_whole_and_their_bytes_counted() -> None:
     tokenizer = Tokenizer(WordLevel({"?": 0, "olá": 1}, unk_token="?"))  # noqa: S106
     tokenizer.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     form = ChatFormat(
-        opening=(), turn=(), closing=(), stop=(3,), begin=(2,), end=(3,), pad=3, unknown=0
+        opening=(),
+        turn=(),
+        closing=(),
+        stop=(3,),
+        begin=(2,),
+        end=(3,),
+        pad=3,
+        unknown=0,
+        symbols=(2, 3),
     )
     documents = [Document("d1", "web", "título", "olá coração")]
     # olá and the space have 5 bytes, coração 9, which the vocabulary lacks.

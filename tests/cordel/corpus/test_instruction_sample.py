@@ -22,6 +22,10 @@ REWRITING_WORDS = {
     *("reescreva", "reformule", "corrija", "melhore"),
     *("paráfrase", "simplifique", "transforme"),
 }
+SLANG = (
+    r"\b(a gente|t[áôa]|pr[ao]|cês?|vcs?|tava|grana|trampo|galera|moleque|cara|caramba|mó|pessoal"
+    r"|oi|olha|pois é|então|viu)\b"
+)
 WORD = re.compile(r"\w+")
 QA = """
 partition: [pessoa]
@@ -76,14 +80,14 @@ def published_task(example: InstructionExample) -> str:
 
 @pytest.fixture(scope="module")
 def training() -> list[InstructionExample]:
-    """Return 3,000 examples to learn from."""
-    return real(3000, held_out=False)
+    """Return 6,000 examples to learn from, as a draw at football is one in 800."""
+    return real(6000, held_out=False)
 
 
 @pytest.fixture(scope="module")
 def evaluation() -> list[InstructionExample]:
-    """Return 300 held-out examples."""
-    return real(300, held_out=True)
+    """Return 1,500 held-out examples."""
+    return real(1500, held_out=True)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +178,7 @@ def test_no_evaluation_prompt_resembles_one_of_training(
         shared = Counter(index for shingle in own for index in owners[shingle])
         similar = (n / (len(own) + len(sets[index]) - n) for index, n in shared.items())
         worst = max(worst, *similar, 0.0)
-    assert worst < 0.3  # 0.7 would be a near duplicate; undivided, the sides come to 0.38
+    assert worst < 0.3  # 0.7 would be a near duplicate; undivided, the sides come to 1
 
 
 def test_the_two_sides_share_no_city_person_or_request(
@@ -195,8 +199,8 @@ def test_the_two_sides_share_no_city_person_or_request(
 
 
 def test_prompts_hardly_ever_repeat(training: list[InstructionExample]) -> None:
-    prompts = {(e.instruction, e.input) for e in training[:2400]}
-    assert len(prompts) > 0.99 * 2400
+    prompts = {(e.instruction, e.input) for e in training[:5000]}
+    assert len(prompts) > 0.99 * 5000
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -232,7 +236,8 @@ def test_texts_are_well_formed(examples: list[InstructionExample]) -> None:
 def test_quoted_answers_stand_in_the_passage(examples: list[InstructionExample]) -> None:
     quoted = [e for e in outputs(examples, "qa") if e.output not in LABELS]
     assert [e for e in quoted if e.output.lower() not in e.input.lower()] == []
-    assert 0.1 < 1 - len(quoted) / len(outputs(examples, "qa")) < 0.4
+    # Half the questions are of `sim_nao`, a sixth of `tipo`; `fechada` adds 0.07.
+    assert 0.7 < 1 - len(quoted) / len(outputs(examples, "qa")) < 0.8
 
 
 def test_the_winner_has_more_goals_and_the_loser_fewer(examples: list[InstructionExample]) -> None:
@@ -277,6 +282,27 @@ def test_opening_days_decide_between_yes_and_no(examples: list[InstructionExampl
     assert set(pairs) == {("Sim", True), ("Não", False)}
 
 
+def test_prices_decide_whether_entry_is_free(examples: list[InstructionExample]) -> None:
+    costs = re.compile(r"preciso pagar|é paga|tem de pagar")
+    checked = Counter()
+    for example in outputs(examples, "qa"):
+        asked = costs.search(example.instruction)
+        if asked or "é de graça" in example.instruction:
+            paid = "R$" in example.input
+            assert example.output == ("Sim" if paid == bool(asked) else "Não")
+            checked[bool(asked), example.output] += 1
+    assert len(checked) == 4
+    assert min(checked.values()) > 50
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_neither_yes_nor_no_is_the_better_guess(
+    training: list[InstructionExample], evaluation: list[InstructionExample], held_out: bool
+) -> None:
+    answers = Counter(e.output for e in (evaluation if held_out else training))
+    assert 0.4 < answers["Sim"] / (answers["Sim"] + answers["Não"]) < 0.6
+
+
 def test_numbers_and_names_of_a_summary_stand_in_the_text(
     examples: list[InstructionExample],
 ) -> None:
@@ -297,7 +323,7 @@ def test_accents_are_all_that_their_correction_changes(examples: list[Instructio
     [
         ("passiva", r"^$", r"^([AO]) .*\bfoi \w+\1 (por|pel[ao]) |^.*, ([ao]) .*\bfoi \w+\3 por "),
         ("terceira pessoa|história de|“eu”", r"\b(eu|meu|minha)\b", r"^[A-Z]"),
-        ("formal|gírias", r"\b(a gente|t[áôa]|pr[ao]|cês?|vcs?|tava|grana|trampo)\b", r"^[A-ZÀ-Ú]"),
+        ("formal|gírias|culta|jornal", SLANG, r"^[A-ZÀ-Ú]"),
         ("mais simples|com menos|mais direto|Simplifique", r"\b(efetuar|realizar|fato de)\b", "^"),
     ],
 )

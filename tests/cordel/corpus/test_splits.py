@@ -3,13 +3,23 @@
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cordel.corpus.documents import Document
-from cordel.corpus.splits import SplitParams, assign, cluster, split_documents
+from cordel.corpus.splits import (
+    SplitParams,
+    assign,
+    cluster,
+    place_of,
+    read_clusters,
+    read_splits,
+    split_documents,
+    write_splits,
+)
 from cordel.runtime.errors import InputError
 
 PARAMS = SplitParams(
@@ -186,3 +196,16 @@ def test_a_reserved_source_that_does_not_exist_is_named_with_those_that_do() -> 
     documents = [replace(document, source="blog") for document in originals(30)]
     with pytest.raises(InputError, match="names leis, which no document has; the corpus has blog"):
         splits(documents, reserved_sources=("leis",))
+
+
+def test_clusters_are_read_back(tmp_path: Path) -> None:
+    write_splits(tmp_path / "s", {"id": ["a", "b"], "cluster": ["a", "a"], "split": ["val", "val"]})
+    assert read_clusters(tmp_path / "s") == {"a": "a", "b": "a"}
+    assert read_splits(tmp_path / "s") == {"a": "val", "b": "val"}
+
+
+def test_a_place_is_a_seeded_hash_between_0_and_1() -> None:
+    places = [place_of(f"d{i}", 1) for i in range(1000)]
+    assert all(0 <= place < 1 for place in places)
+    assert 0.45 < sum(places) / 1000 < 0.55
+    assert place_of("d1", 1) == places[1] != place_of("d1", 2)

@@ -128,3 +128,9 @@ def test_what_a_killed_run_left_does_not_get_into_the_next_folder(tmp_path: Path
     with new_directory(tmp_path / "saída") as folder:
         (folder / "novo.txt").touch()
     assert names(tmp_path / "saída") == ["novo.txt"]
+
+
+def test_no_rows_are_one_empty_line_since_dvc_warns_of_empty_files(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [])
+    assert (tmp_path / "a.jsonl").read_text() == "\n"
+    assert list(read_jsonl(tmp_path / "a.jsonl")) == []

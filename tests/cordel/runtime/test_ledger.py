@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cordel.runtime.files import read_json
+from cordel.runtime.files import read_json, write_json
 from cordel.runtime.ledger import ledger
 
 
@@ -40,7 +40,7 @@ def test_a_ledger_is_a_list_so_that_it_stays_out_of_dvc_metrics(path: Path) -> N
 def test_a_record_holds_what_the_block_knows_beside_what_is_measured(path: Path) -> None:
     attempt(path, tokens=1200)
     (record,) = read_json(path)
-    expected = {"schema": 1, "stage": "train_lm@v1", "completed": True, "tokens": 1200}
+    expected = {"schema": 2, "stage": "train_lm@v1", "completed": True, "tokens": 1200}
     assert expected.items() <= record.items()
     assert record.keys() > {"started_at", "device", "python", "versions", "git_commit", "dirty"}
     assert record["versions"]["pyarrow"]
@@ -122,3 +122,30 @@ def test_outside_a_repository_the_commit_is_null(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     attempt(path)
     assert read_json(path)[0]["git_commit"] is None
+
+
+def test_energy_is_unknown_where_nothing_measures_it_and_never_zero(path: Path) -> None:
+    attempt(path)
+    assert read_json(path)[0]["energy_joules"] is None
+
+
+def test_what_trained_is_judged_by_what_the_machine_can_do(path: Path) -> None:
+    compute = {"device": "cpu", "dtype": "float32"}
+    attempt(path, parameters=7, compute=compute)
+    assert read_json(path)[0]["matmul_peak_flops"] > 1e9
+
+
+def test_what_did_not_train_pays_for_no_measurement(path: Path) -> None:
+    attempt(path, compute={"device": "cpu", "dtype": "float32"})
+    assert "matmul_peak_flops" not in read_json(path)[0]
+
+
+def test_the_estimate_stands_beside_what_it_took(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    attempt(path)
+    assert read_json(path)[0]["estimated_seconds"] is None
+    write_json(tmp_path / ".ckpt/estimates.json", {"train_lm@v1": 12.5})
+    attempt(path)
+    assert read_json(path)[0]["estimated_seconds"] == 12.5
