@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from cordel.adaptation.chat import load_chat
 from cordel.adaptation.corpus import read_encoded
@@ -53,6 +54,11 @@ def main() -> None:
     plain = load_adapters(plain, {"arm": args.adapter}, base)
     exact = logits(plain, rows, compute)
     merged: Any = plain.merge_and_unload()  # pyright: ignore[reportCallIssue]
+    merged.generation_config = GenerationConfig(
+        bos_token_id=next(iter(chat.form.begin), None),
+        eos_token_id=list(chat.form.stop),
+        pad_token_id=chat.form.pad,
+    )
     with new_directory(args.out) as out:
         shutil.copytree(args.adapter, out / "adapter")
         merged.save_pretrained(out / "merged")
@@ -92,8 +98,6 @@ def logits(model: Any, rows: list[list[int]], compute: Compute) -> list[Tensor]:
 
 def load_merged(folder: Path, compute: Compute) -> Any:
     """Return the model as its user will load it."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
-
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
     return model.to(compute.device).eval()
 

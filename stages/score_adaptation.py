@@ -5,7 +5,7 @@ Each base is loaded once; its arms are its adapters, switched on one after the o
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cordel.corpus.documents import read_documents
 from cordel.evaluation.likelihood import Likelihood, total
 from cordel.evaluation.scoring import score_documents
 from cordel.runtime.console import Progress, run_stage
+from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_jsonl, rounded, write_json, write_jsonl
 from cordel.runtime.ledger import ledger
 from cordel.runtime.params import read_params, require
@@ -85,7 +86,7 @@ def main() -> None:
     params = read_params("scoring_adaptation", AdaptationScoringParams)
     limit = read_params("evaluation", EvaluationParams).max_documents
     compute = decide(read_params("compute", ComputeParams))
-    adapters = [path for path in map(adapter_in, args.adapters) if path]
+    adapters = adapters_of(args.bases, args.adapters)
     metrics: dict[str, Any] = {}
     common: dict[str, tuple[list[Encoded], list[Likelihood], dict[str, Any]]] = {}
     with ledger(args.ledger, stage="score_adaptation") as record:
@@ -132,6 +133,16 @@ def main() -> None:
         write_json(path, rounded(lm_metrics(*common[path.stem])) if path.stem in common else {})
     for path in args.items:
         write_jsonl(path, lm_items(*common[path.stem][:2]) if path.stem in common else [])
+
+
+def adapters_of(bases: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
+    """Return the folders that hold an adapter, each of which must belong to one of the bases."""
+    known = {base.weights for base in map(read_base, bases) if base}
+    adapters = [path for path in map(adapter_in, folders) if path]
+    for path in adapters:
+        if base_of(path) not in known:
+            raise ArtifactError(f"{path}: belongs to none of the bases; run dvc repro")
+    return adapters
 
 
 def evaluation_splits(chat: Chat, documents: Path, examples: Path, length: int) -> dict[str, Split]:

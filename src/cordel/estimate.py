@@ -196,7 +196,7 @@ def is_made(out: str, params: Mapping[str, Any], *, root: Path) -> bool:
 
 @lru_cache(maxsize=1)
 def _stages(lock: Path, _: int) -> list[Mapping[str, Any]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 0.1 s instead of 1
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 0.1 s instead of 1
     return list(yaml.load(lock.read_text(encoding="utf-8"), loader)["stages"].values())  # noqa: S506
 
 
@@ -209,7 +209,8 @@ def _outdated(stages: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) ->
         for stage in stages:
             reads = {dep["path"] for dep in stage.get("deps", ())}
             recorded = stage.get("params", {}).get(PARAMS.name, {})
-            if reads & found or any(_differs(*item, params) for item in recorded.items()):
+            changed = any(_differs(key, value, params) for key, value in recorded.items())
+            if changed or reads & found:
                 found |= {out["path"] for out in stage.get("outs", ())}
     return found
 

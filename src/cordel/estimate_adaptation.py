@@ -47,16 +47,18 @@ SCORING = {"cuda": 0.46, "cpu": 0.45}
 # A step of Trainer beside its arithmetic: hooks, logs, the optimiser. Same ledgers; on CUDA part of
 # the share above. An evaluation's batch takes a third.
 STEP_SECONDS = {"cuda": 0.0, "cpu": 0.025}
-# Seconds a layer takes for one id of a batch beside its arithmetic. CUDA: 65 ms through 32 layers in
-# NF4 (thesis 5.7: 60 to 70 whatever the batch); CPU: the same ledgers.
-DECODE_SECONDS_PER_LAYER = {"cuda": 0.065 / 32, "cpu": 2.0e-3}
+# Of a logit: cross-entropy, hits and the gradient. Same ledgers; an evaluation takes half.
+LOGIT_SECONDS = {"cuda": 0.0, "cpu": 5.0e-9}
+# Seconds a layer takes for a batch's next ids beside their arithmetic. CUDA: 65 ms through 32
+# layers in NF4 (thesis 5.7: 60 to 70 whatever the batch); CPU: the same ledgers.
+DECODE_SECONDS_PER_LAYER = {"cuda": 0.065 / 32, "cpu": 2.2e-3}
 # Reading and quantising the base, a parameter. CPU: measured 38 ms a million; CUDA: assumed, 16 GB
 # of bfloat16 at 0.5 GB/s.
 LOAD_SECONDS = {"cuda": 4.0e-9, "cpu": 3.8e-8}
 DOWNLOAD_BYTES_PER_SECOND = 100e6  # assumed
 
 # transformers, peft, bitsandbytes and the data, before any model. Same ledgers.
-CPU_BYTES = {"train": 680_000_000, "score": 750_000_000, "generate": 550_000_000}
+CPU_BYTES = {"train": 680_000_000, "score": 750_000_000, "generate": 510_000_000}
 HEAD_CHUNK = 2048  # of adaptation/qlora.py (a test compares them)
 SAVED_CHECKPOINTS = 4  # Trainer keeps three, the best among them, while it writes the next
 TUNED_STEPS = 0.76  # until a batch of 32 has ended, of those allowed (sample: 0.82 and 0.71)
@@ -68,6 +70,7 @@ ANSWER_BYTES = 6  # an id, as text
 # Ids of a document with begin and end. The sample's reserved registers, measured. Hub: the thesis'
 # 2,186 + 112 blocks of 2,048 ids from 10,000 documents (section 5.1).
 SAMPLE_DOCUMENT, HUB_DOCUMENT = 370.0, (2186 + 112) * 2048 / 10_000
+OWN_DOCUMENT = WEB.document_characters / WEB.characters_per_piece
 PADDED_CONVERSATIONS = 1.03  # packed blocks of one batch differ (sample 1.05, Canarim at 512: 1.01)
 # Ids a word: the sample's v7 (3,072 pieces), Canarim with v7 of ptbr (8,192) and with Llama (the
 # thesis: 46.8 ids an answer of 27.5 words, section 5.5).
@@ -103,6 +106,7 @@ class Base:
     shape: Shape
     max_length: int
     hub: str  # the model's name there; "" for a folder
+    run: str  # of `models`; "" if it is not one of ours
     ids_per_word: float
     template: int  # ids around a message and its answer
 
@@ -170,6 +174,7 @@ class Generation:
     answers: int
     prompt_tokens: float  # mean, padding included
     new_tokens: float  # mean of the longest answer in each batch
+    longest: int  # prompt and answer together, at most: the first batch may hold such
     batch_size: int
 
 
@@ -261,7 +266,9 @@ def estimate_adaptation(
     share = efficiency or TRAINING[machine.device]
     trained = job.lora.parameters(job.shape)
     batches = (job.train.tokens + job.validation.tokens / 3) / (job.blocks * job.block_length)
+    logits = (job.train.supervised + job.validation.supervised / 2) * job.shape.vocab_size
     seconds = _loading(job.shape, machine) + batches * STEP_SECONDS[machine.device]
+    seconds += logits * LOGIT_SECONDS[machine.device]
     moments = 2 if "8bit" in job.optimizer else 8
     return StageEstimate(
         stage=stage,
@@ -315,19 +322,25 @@ def estimate_generation(
     answers = Reading(tokens=generated, supervised=generated)
     arithmetic = forward_flops(job.shape, job.lora, prompts, job.prompt_tokens)
     arithmetic += forward_flops(job.shape, job.lora, answers, job.prompt_tokens)
-    positions = round(job.batch_size * (job.prompt_tokens + job.new_tokens))
-    width = 4 if machine.device == "cpu" else 2
     return StageEstimate(
         stage=stage,
         tokens=round(generated),
         seconds=_loading(job.shape, machine)
         + arithmetic / reached
         + steps * floor * job.shape.n_layer,
-        peak_memory_bytes=_model_memory(job.shape, job.lora, machine, "generate")
-        + kv_cache_bytes(job.shape, positions, bytes_per_value=width),
+        peak_memory_bytes=_generation_memory(job, machine),
         disk_bytes=round(ANSWER_BYTES * generated),
         usd=None,
     )
+
+
+def _generation_memory(job: Generation, machine: Calibration) -> int:
+    """Return model and cache; on a CPU, also the scores of one layer's attention to the prompt."""
+    on_cpu = machine.device == "cpu"
+    positions = job.batch_size * job.longest
+    cache = kv_cache_bytes(job.shape, positions, bytes_per_value=4 if on_cpu else 2)
+    scores = 4 * job.shape.n_head * positions * job.longest if on_cpu else 0
+    return _model_memory(job.shape, job.lora, machine, "generate") + cache + scores
 
 
 def estimate_scoring(stage: str, jobs: list[Scoring], *, machine: Calibration) -> StageEstimate:
@@ -501,6 +514,7 @@ def _generations(
             answers=asked * counts.items,
             prompt_tokens=min(counts.prompt_tokens, base.max_length),
             new_tokens=ends * sum(limits) / len(limits),
+            longest=base.max_length,
             batch_size=section["batch_size"],
         )
         yield estimate_generation(f"generate_answers@{arm}", job, machine=machine)
@@ -522,20 +536,25 @@ def find_base(params: Mapping[str, Any], key: str, *, root: Path) -> Base | None
     section = params["base_models"][key]
     if section["source"] == "none":
         return None
+    run = hub = ""
     if section["source"] == "hf":
-        shape, longest = _hub_shape(key, section["hub"]["model"], root)
+        hub = section["hub"]["model"]
+        shape, longest = _hub_shape(key, hub, root)
+    elif run := _own_run(params, section["path"]):
+        shape, longest = _run_shape(params, run, root)
     else:
-        shape, longest = _local_shape(params, Path(section["path"]), root)
+        config = root / section["path"] / "config.json"
+        shape, longest = _configured(config) if config.exists() else (None, 0)
     if shape is None:
         return None
-    hub = section["hub"]["model"] if section["source"] == "hf" else ""
     own = SAMPLE_WORD if _is_sample(params) else OWN_WORD
     return Base(
         shape=shape,
         max_length=section["max_length"] or longest,
         hub=hub,
-        ids_per_word=HUB_WORD if hub else own,
-        template=HUB_TEMPLATE if hub else OWN_TEMPLATE,
+        run=run,
+        ids_per_word=own if run else HUB_WORD,
+        template=OWN_TEMPLATE if run else HUB_TEMPLATE,
     )
 
 
@@ -554,27 +573,29 @@ def _what_first(key: str, section: Mapping[str, Any]) -> str:
     )
 
 
-def _local_shape(params: Mapping[str, Any], path: Path, root: Path) -> tuple[Shape | None, int]:
-    """Return shape and longest context of one of our runs, or of a Hugging Face folder.
+def _own_run(params: Mapping[str, Any], path: str) -> str:
+    """Return the run of ``models`` that export_model writes to ``path``, or ""."""
+    name = Path(path).name
+    return name if name in params["models"] and Path(path) == Path("data/export", name) else ""
 
-    What params.yaml says of a run holds before it is trained, and after its profile was changed.
+
+def _run_shape(params: Mapping[str, Any], name: str, root: Path) -> tuple[Shape, int]:
+    """Return shape and context of a run, of a Llama layout as all that is exported.
+
+    What params.yaml says holds before it is trained, and after its profile was changed.
     """
-    run = params["models"].get(path.name)
-    if run and path == Path("data/export", path.name):
-        vocab_size = dataset_counts(params, run["dataset"], root=root).vocab_size
-        model = run["model"]
-        shape = Shape(
-            vocab_size=vocab_size,
-            d_model=model["d_model"],
-            n_layer=model["n_layer"],
-            n_head=model["n_head"],
-            n_kv_head=model["n_head"],
-            d_ff=model["d_ff"],
-            tied=model["tied"],
-        )
-        return shape, run["training"]["context_length"]
-    config = root / path / "config.json"
-    return _configured(config) if config.exists() else (None, 0)
+    run = params["models"][name]
+    model = run["model"]
+    shape = Shape(
+        vocab_size=dataset_counts(params, run["dataset"], root=root).vocab_size,
+        d_model=model["d_model"],
+        n_layer=model["n_layer"],
+        n_head=model["n_head"],
+        n_kv_head=model["n_head"],
+        d_ff=model["d_ff"],
+        tied=model["tied"],
+    )
+    return shape, run["training"]["context_length"]
 
 
 def _hub_shape(key: str, model: str, root: Path) -> tuple[Shape | None, int]:
@@ -630,8 +651,8 @@ def _statistics(params: Mapping[str, Any], name: str, root: Path) -> dict[str, A
 def assumptions(params: Mapping[str, Any], *, root: Path) -> str:
     """Return one line that says which token counts of track 2 are assumed, and on what grounds."""
     source = {
-        "cpt_data": f"CPT documents ({HUB_DOCUMENT:.0f} ids of Llama each, thesis 5.1, or "
-        f"{SAMPLE_DOCUMENT:.0f} in the sample)",
+        "cpt_data": f"CPT documents (ids of each: {HUB_DOCUMENT:.0f} with Llama, thesis 5.1; "
+        f"{SAMPLE_DOCUMENT:.0f} of the sample; {OWN_DOCUMENT:.0f} of other text with our pieces)",
         "sft_data": "SFT examples (all of max_examples, as long as Canarim's or the sample's)",
         "tasks": "task items (per_task of each seed)",
     }
@@ -676,7 +697,9 @@ def _cpt_counts(params: Mapping[str, Any], base: Base, root: Path) -> tuple[Read
     """Return train and evaluation; each id but a document's first is a target."""
     found = _statistics(params, "cpt_data", root)
     if found:
-        counts = [found[name]["tokens"] - found[name]["documents"] for name in ("train", "evaluation")]
+        counts = [
+            found[name]["tokens"] - found[name]["documents"] for name in ("train", "evaluation")
+        ]
     else:
         section, splits = params["cpt_data"], params["splits"]
         documents = section["max_documents"]
@@ -693,11 +716,11 @@ def _document(
     params: Mapping[str, Any], base: Base, root: Path, *, reserved: bool = False
 ) -> float:
     """Return the mean ids of a document."""
-    if base.hub:
+    if not base.run:
         return HUB_DOCUMENT
-    if reserved:
-        return SAMPLE_DOCUMENT if _is_sample(params) else WEB.document_characters / WEB.characters_per_piece
-    run = params["models"].get(Path(params["base_models"]["base"]["path"]).name)
-    if run is None:
-        return HUB_DOCUMENT
-    return dataset_counts(params, run["dataset"], root=root).tokens_per_document
+    if not reserved:
+        dataset = params["models"][base.run]["dataset"]
+        return dataset_counts(params, dataset, root=root).tokens_per_document
+    if _is_sample(params):
+        return SAMPLE_DOCUMENT
+    return OWN_DOCUMENT

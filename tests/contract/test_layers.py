@@ -23,9 +23,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sizing": {"runtime"},
     "costs": {"runtime"},
     "estimate": {"costs", "runtime", "sizing"},
+    "estimate_adaptation": {"costs", "estimate", "runtime", "sizing"},
     "profiles": {"runtime"},
     "reporting": {"runtime"},
-    "cli": {"estimate", "profiles", "reporting", "runtime"},
+    "cli": {"estimate", "estimate_adaptation", "profiles", "reporting", "runtime"},
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (

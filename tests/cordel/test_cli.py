@@ -1,5 +1,6 @@
 """The console command: its help teaches, and a mistake is one line."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -34,7 +35,14 @@ def cordel(folder: Path, project: Path, *words: str) -> subprocess.CompletedProc
 def test_help_teaches_the_verbs_and_examples(folder: Path, project: Path) -> None:
     done = cordel(folder, project, "--help")
     assert done.returncode == 0
-    for words in ("profile", "publish-results", "results", "dvc repro", "cordel profile ptbr && "):
+    for words in (
+        "estimate",
+        "profile",
+        "publish-results",
+        "results",
+        "dvc repro",
+        "cordel profile ptbr && ",
+    ):
         assert words in done.stdout
 
 
@@ -60,6 +68,76 @@ def test_a_profile_says_how_many_keys_changed_and_what_next(folder: Path, projec
     assert "params.yaml is now profile smoke: " in done.stderr
     assert "dvc repro" in done.stderr
     assert "\nprofile: smoke " in (folder / "params.yaml").read_text("utf-8")
+
+
+# --- estimate -------------------------------------------------------------------------------------
+
+GPU = ("estimate", "--gpu", "NVIDIA GeForce RTX 4090", "--tflops", "165")
+
+
+def test_help_of_estimate_teaches_an_example(folder: Path, project: Path) -> None:
+    done = cordel(folder, project, "estimate", "--help")
+    assert done.returncode == 0
+    for words in ('--gpu "NVIDIA GeForce RTX 4090" --tflops 165', ".ckpt/estimates.json"):
+        assert words in done.stdout
+
+
+def test_a_gpu_that_is_not_here_is_estimated_and_priced(folder: Path, project: Path) -> None:
+    done = cordel(folder, project, *GPU)
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["stage", "tokens", "time", "memory", "disk", "USD"]
+    assert [line.split()[0] for line in lines][-3:] == [
+        "generate_answers@sft",
+        "generate_answers@cpt_sft",
+        "total",
+    ]
+    assert "RTX 4090 at 165 TFLOP/s (as given; not measured)" in done.stderr
+    assert "price: 0.30 USD an hour, costs.usd_per_hour of NVIDIA GeForce" in done.stderr
+    assert "assumed in track 1: " in done.stderr
+    assert "assumed in track 2: " in done.stderr
+
+
+def test_a_gpu_that_is_not_here_leaves_the_ledgers_alone(folder: Path, project: Path) -> None:
+    assert cordel(folder, project, *GPU).returncode == 0
+    assert not (folder / ".ckpt").exists()
+
+
+@pytest.mark.slow
+def test_estimates_for_this_machine_are_kept_for_the_ledgers(folder: Path, project: Path) -> None:
+    done = cordel(folder, project, "estimate")
+    assert done.returncode == 0
+    assert "(measured)" in done.stderr
+    kept = json.loads((folder / ".ckpt" / "estimates.json").read_text("utf-8"))
+    assert {"train_lm@v7", "adapt_sft@cpt_sft", "generate_answers@base"} <= kept.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--gpu", "A"), "--gpu and --tflops go together"),
+        (("--tflops", "165"), "--gpu and --tflops go together"),
+        (("--gpu", "A", "--tflops", "-1"), "--tflops is -1.0, expected above 0"),
+    ],
+)
+def test_half_a_gpu_is_refused(
+    words: tuple[str, ...], message: str, folder: Path, project: Path
+) -> None:
+    done = cordel(folder, project, "estimate", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_a_missing_section_is_named(folder: Path, project: Path) -> None:
+    path = folder / "params.yaml"
+    path.write_text(path.read_text("utf-8").replace("\nlora:", "\nlaro:"), encoding="utf-8")
+    done = cordel(folder, project, *GPU)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line == "error: params.yaml: no key 'lora'; see `git diff params.yaml`"
+
+
+# --- results --------------------------------------------------------------------------------------
 
 
 def test_publishing_another_profile_is_refused(folder: Path, project: Path) -> None:

@@ -1,32 +1,30 @@
-"""Estimates from params.yaml, against hand-worked figures, the thesis' logs and real ledgers."""
+"""Estimates of track 1 from params.yaml, against hand-worked figures."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cordel.estimate import (
     CPU_SCORING,
     CPU_TRAINING,
     CUDA_STEP_SECONDS_PER_LAYER,
-    Adaptation,
     Calibration,
-    Generation,
     StageEstimate,
+    assumptions,
     calibrate,
     dataset_counts,
     estimate,
-    estimate_adaptation,
-    estimate_generation,
+    is_made,
     price_of,
+    read_all,
     render,
     save_estimates,
 )
 from cordel.runtime.errors import ParamsError
 from cordel.runtime.files import read_json, write_json
-from cordel.runtime.params import read_section
-from cordel.sizing import LLAMA_3_1_8B
 
 CPU = Calibration(device="cpu", device_name="cpu", matmul_peak=1e9)
 RTX_4090 = Calibration(
@@ -195,94 +193,55 @@ def test_a_misspelt_price_is_named(encoded: Path) -> None:
         estimate(params(costs=COSTS), machine=CPU, root=encoded)
 
 
-# --- adaptation -----------------------------------------------------------------------------------
+# --- what is out of date --------------------------------------------------------------------------
 
-CPT = Adaptation(
-    shape=LLAMA_3_1_8B,
-    tokens_per_epoch=2186 * 2048,
-    epochs=3.0,
-    block_length=2048,
-    blocks=2,
-    rank=16,
+
+def locked(root: Path, encoded_with: str, tokenizer_vocab: int = 5) -> None:
+    """Write a dvc.lock of a tokenizer and of what was encoded with it."""
+    stages = {
+        "train_tokenizer@bpe": {
+            "params": {"params.yaml": {"tokenizers.bpe": {"kind": "bpe", "vocab_size": 5}}},
+            "outs": [{"path": "data/tokenizers/bpe"}],
+        },
+        "encode_corpus@d": {
+            "deps": [{"path": "data/tokenizers/bpe"}],
+            "params": {"params.yaml": {"datasets.d.tokenizer": encoded_with}},
+            "outs": [{"path": "data/tokens/d"}],
+        },
+    }
+    recorded = stages["train_tokenizer@bpe"]["params"]["params.yaml"]["tokenizers.bpe"]
+    recorded["vocab_size"] = tokenizer_vocab
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
+
+
+@pytest.mark.parametrize(
+    ("encoded_with", "tokenizer_vocab", "made"),
+    [("bpe", 5, True), ("char", 5, False), ("bpe", 6, False)],
 )
+def test_what_other_parameters_made_does_not_count(
+    encoded: Path, encoded_with: str, tokenizer_vocab: int, made: bool
+) -> None:
+    locked(encoded, encoded_with, tokenizer_vocab)
+    assert is_made("data/tokens/d", params(), root=encoded) is made
+    assert (dataset_counts(params(), "d", root=encoded).train_tokens == 1000) is made
 
 
-def test_the_thesis_cpt_on_a_4090() -> None:
-    found = estimate_adaptation("adapt_cpt", CPT, machine=RTX_4090, usd_per_hour=0.30)
-    assert found.tokens == 13_430_784
-    # Its log: 8476.6 s, 1584 tokens/s, US$ 0.706.
-    assert found.seconds == pytest.approx(8476.6, rel=0.10)
-    assert found.usd == pytest.approx(0.706, rel=0.10)
-    assert 16e9 < found.peak_memory_bytes < 20e9
+def test_how_a_model_is_trained_changes_no_text(encoded: Path) -> None:
+    locked(encoded, "bpe")
+    text = (encoded / "dvc.lock").read_text()
+    (encoded / "dvc.lock").write_text(text.replace("tokenizers.bpe:", "models.tiny:"))
+    assert is_made("data/tokens/d", params(), root=encoded)
 
 
-def test_the_thesis_sft_on_a_4090() -> None:
-    # 2.72 million padded tokens in two epochs, at 20 % of the peak: 3804 s (performance facts, 8).
-    job = replace(CPT, tokens_per_epoch=1_360_000, epochs=2.0, block_length=170)
-    found = estimate_adaptation(
-        "adapt_sft", job, machine=RTX_4090, usd_per_hour=None, efficiency=0.20
-    )
-    assert found.seconds == pytest.approx(3804, rel=0.10)
-    assert found.usd is None
+def test_what_is_not_there_is_not_made(tmp_path: Path) -> None:
+    assert not is_made("data/tokens/d", params(), root=tmp_path)
 
 
-@pytest.mark.parametrize(("trained", "validated"), [(3000, 0), (0, 9000)])
-def test_validation_is_forward_only(trained: int, validated: int) -> None:
-    job = replace(CPT, tokens_per_epoch=trained, epochs=1.0, val_tokens=validated)
-    found = estimate_adaptation("x", job, machine=CPU, usd_per_hour=None, efficiency=0.5)
-    # 6 N for each trained token, 2 N for each validated one: 18,000 N, N = 7,504,658,432.
-    assert found.seconds == pytest.approx(18_000 * 7_504_658_432 / (1e9 * 0.5))
-
-
-def test_without_checkpointing_a_third_less_time_and_no_room_on_24_gb() -> None:
-    job = replace(CPT, blocks=1, checkpointing=False)
-    found = estimate_adaptation("adapt_cpt", job, machine=RTX_4090, usd_per_hour=None)
-    with_it = estimate_adaptation("adapt_cpt", CPT, machine=RTX_4090, usd_per_hour=None)
-    assert found.seconds == pytest.approx(with_it.seconds * 2 / 3)
-    assert found.peak_memory_bytes > 24e9
-
-
-def test_the_thesis_answers_on_a_4090() -> None:
-    # 3600 answers, a third of 32 new tokens and two of 160, prompts of about 120 tokens: 6531 s.
-    job = Generation(
-        shape=LLAMA_3_1_8B,
-        answers=3600,
-        prompt_tokens=120,
-        new_tokens=(32 + 160 + 160) / 3,
-        batch_size=4,
-        bytes_per_weight=0.52,
-    )
-    found = estimate_generation("generate_answers", job, machine=RTX_4090, usd_per_hour=0.30)
-    assert found.seconds == pytest.approx(6531, rel=0.15)
-    assert found.usd == pytest.approx(0.544, rel=0.15)
-
-
-def test_on_a_cpu_there_is_no_cuda_context() -> None:
-    on_gpu, on_cpu = (
-        estimate_adaptation("adapt_cpt", CPT, machine=machine, usd_per_hour=None)
-        for machine in (RTX_4090, CPU)
-    )
-    assert on_gpu.peak_memory_bytes - on_cpu.peak_memory_bytes == 1.2e9 - 0.65e9
-
-
-def test_eight_times_the_batch_takes_an_eighth_of_the_steps() -> None:
-    seconds = [
-        estimate_generation(
-            "generate_answers",
-            Generation(
-                shape=LLAMA_3_1_8B,
-                answers=3200,
-                prompt_tokens=0,
-                new_tokens=100,
-                batch_size=batch_size,
-                bytes_per_weight=2,
-            ),
-            machine=RTX_4090,
-            usd_per_hour=None,
-        ).seconds
-        for batch_size in (4, 32)
-    ]
-    assert seconds[0] == pytest.approx(8 * seconds[1])
+def test_data_sets_whose_tokens_are_assumed_are_named(encoded: Path, tmp_path: Path) -> None:
+    assert "no token count" in assumptions(params(), root=encoded)
+    (tmp_path / "data" / "tokens" / "d" / "meta.json").unlink()
+    (tmp_path / "data" / "tokens" / "d").rmdir()
+    assert "tokens of d (965 characters a document" in assumptions(params(), root=tmp_path)
 
 
 # --- output ---------------------------------------------------------------------------------------
@@ -314,6 +273,10 @@ def test_a_total_with_an_unknown_price_is_unknown() -> None:
     assert [line.split()[-1] for line in lines] == ["USD", "0.25", "unknown", "unknown"]
 
 
+def test_what_takes_no_disk_is_a_dash() -> None:
+    assert render([replace(made("a", 1, 0.25), disk_bytes=0)]).splitlines()[1].split()[-2] == "-"
+
+
 def test_estimates_are_kept_for_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / ".ckpt" / "estimates.json"
     save_estimates([made("train_lm@v1", 12.3456, None)], path)
@@ -332,14 +295,7 @@ def test_this_machine_can_be_calibrated() -> None:
 
 
 def test_every_run_of_the_project_has_an_estimate(project: Path, tmp_path: Path) -> None:
-    own = read_section("models", path=project / "params.yaml")
-    found = estimate(
-        {
-            name: read_section(name, path=project / "params.yaml")
-            for name in (*params(), "sampling")
-        },
-        machine=CPU,
-        root=tmp_path,
-    )
-    assert len(found) == 3 * len(own)
+    own = read_all(project / "params.yaml")
+    found = estimate(own, machine=CPU, root=tmp_path)
+    assert len(found) == 3 * len(own["models"])
     assert all(e.seconds > 0 and e.tokens > 0 and e.peak_memory_bytes > 0 for e in found)

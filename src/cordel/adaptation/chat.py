@@ -110,6 +110,11 @@ def load_chat(folder: Path) -> Chat:
     Raises:
         ArtifactError: They are missing or broken.
     """
+    base = folder / "base.json"
+    if base.exists() and read_json(base)["source"] == "none":
+        raise ArtifactError(
+            f"base_models.{folder.name}.source is none, but this stage needs it: use local or hf"
+        )
     values: Any = read_json(folder / FILE)
     try:
         form = ChatFormat(

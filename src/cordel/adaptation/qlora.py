@@ -52,6 +52,7 @@ HEAD_CHUNK = 2048  # supervised places at once: 1 GiB of float32 logits at 128k 
 SAVE_EVERY_SECONDS = 300.0
 MARK = "complete"  # in a checkpoint that was written to its end
 FINISHED = "finished.json"
+CURVE = ("step", "train_nats_per_token", "eval_nats_per_token", "eval_accuracy", "learning_rate")
 
 
 class AdaptationDivergedError(UserError):
@@ -355,7 +356,9 @@ def finished(folder: Path) -> Adapted | None:
     """Return what a run gave that ended in ``folder``, or None."""
     if not (folder / FINISHED).exists():
         return None
-    return Adapted(**read_json(folder / FINISHED))
+    values = read_json(folder / FINISHED)
+    curve = [{name: row[name] for name in CURVE} for row in values.pop("curve")]
+    return Adapted(curve=curve, **values)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -419,15 +422,13 @@ def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             losses.append(entry["loss"])
             rate = entry["learning_rate"]
         elif "eval_loss" in entry:
-            rows.append(
-                {
-                    "step": entry["step"],
-                    "train_nats_per_token": round(sum(losses) / len(losses), 6) if losses else None,
-                    "eval_nats_per_token": round(entry["eval_loss"], 6),
-                    "eval_accuracy": round(entry["eval_accuracy"], 6),
-                    "learning_rate": float(f"{rate:.6g}"),
-                }
+            train = round(sum(losses) / len(losses), 6) if losses else None
+            losses_and_rate = (
+                round(entry["eval_loss"], 6),
+                round(entry["eval_accuracy"], 6),
+                float(f"{rate:.6g}"),
             )
+            rows.append(dict(zip(CURVE, (entry["step"], train, *losses_and_rate), strict=True)))
             losses = []
     return rows
 

@@ -113,6 +113,12 @@ def new_adapter(model: Any, params: LoraParams) -> PeftModel:
     layers = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     if unknown := sorted(set(params.targets) - layers):
         raise InputError(f"lora.targets names {', '.join(unknown)}, which this model does not have")
+    shared = {"embed_tokens", "lm_head"} & set(params.targets)
+    if shared and model.config.get_text_config().tie_word_embeddings:
+        raise InputError(
+            f"lora.targets names {' and '.join(sorted(shared))}, which are one matrix in this "
+            "model (tie_word_embeddings) and could not be merged; take them out"
+        )
     config = LoraConfig(
         r=params.rank,
         lora_alpha=params.alpha,

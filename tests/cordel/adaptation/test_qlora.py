@@ -345,15 +345,13 @@ def test_accumulated_batches_of_one_are_one_batch(start: Start, tmp_path: Path) 
 def test_the_training_loss_is_the_mean_over_the_targets_of_a_step(
     start: Start, base: BaseModel, cpu: Compute
 ) -> None:
-    adapted = start("run", batch_size=2, accumulation=2, epochs=1 / 6, evaluations=1)
+    train = [BLOCKS[place] for place in (0, 1, 4, 9)]  # two of them with a target at place 0
+    adapted = start("run", train=train, batch_size=2, accumulation=2, evaluations=1)
     assert adapted.steps == 1
     nats, targets, _ = score_blocks(  # the adapter changes nothing before its first step
-        load_base(base, cpu),
-        schedule_of(BLOCKS, params(epochs=1 / 6)),
-        batch_size=1,
-        pad=0,
-        compute=cpu,
+        load_base(base, cpu), train, batch_size=1, pad=0, compute=cpu
     )
+    assert targets == 2 + 14 + 3 + 14
     assert adapted.curve[1]["train_nats_per_token"] == pytest.approx(nats / targets, abs=3e-6)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,6 +257,16 @@ def test_a_target_that_no_layer_has_is_one_line(model: Any, targets: tuple[str, 
     params = LoraParams(rank=4, alpha=8, dropout=0.0, targets=targets)
     with pytest.raises(InputError, match=r"lora\.targets names c_attn"):
         new_adapter(model, params)
+
+
+def test_embedding_and_head_that_are_one_matrix_are_not_adapted(model: Any) -> None:
+    params = LoraParams(rank=4, alpha=8, dropout=0.0, targets=("q_proj", "lm_head"))
+    tied = type("Tied", (), {"tie_word_embeddings": True})()
+    shared = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: tied), named_modules=model.named_modules
+    )
+    with pytest.raises(InputError, match="names lm_head, which are one matrix in this model"):
+        new_adapter(shared, params)
 
 
 # --- its files ------------------------------------------------------------------------------------
