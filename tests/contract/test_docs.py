@@ -43,9 +43,12 @@ def without_cpu_minutes(text: str) -> str:
 
 def test_the_readme_has_the_marks_of_both_tables(rendered: Path) -> None:
     text = (rendered / "README.md").read_text("utf-8")
-    # 12 runs and 5 reference lines; 12 stages of dvc.yaml.
-    assert text.count("rendered by `cordel results`") == 2
+    assert text.count("rendered by `cordel results`") == 3
+    # 12 runs, 4 arms and 5 reference lines; the arms and their gains.
     assert len(re.findall(r"(?m)^\| (\*\*|\*|v)", text)) == 12 + 5
+    assert len(re.findall(r"(?m)^\| (base|cpt|sft|cpt_sft) \(track 2\) \|", text)) == 4
+    assert len(re.findall(r"(?m)^\| (base|cpt|sft|cpt_sft) \|", text)) == 4
+    assert "| sft − base | +" in text
     assert len(re.findall(r"(?m)^\| `\w+(@…)?` \|", text)) == len(stage_names())
 
 

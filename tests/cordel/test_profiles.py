@@ -9,10 +9,18 @@ from typing import Any
 import pytest
 import yaml
 
+from cordel.adaptation.base import BaseModelParams
+from cordel.adaptation.generation import GenerationParams
+from cordel.adaptation.qlora import AdaptationParams
+from cordel.adaptation.quantised import LoraParams
 from cordel.compute import ComputeParams
 from cordel.corpus.cleaning import CleaningParams
+from cordel.corpus.instructions import SftDataParams
 from cordel.corpus.sources import CorpusParams
 from cordel.corpus.splits import SplitParams
+from cordel.corpus.tasks import TaskParams
+from cordel.costs import CostParams
+from cordel.evaluation.answers import AnswerScoringParams
 from cordel.evaluation.guardrails import GuardrailParams
 from cordel.evaluation.references import ReferenceParams
 from cordel.evaluation.sampling import SamplingParams
@@ -24,6 +32,8 @@ from cordel.runtime.params import parse
 from cordel.tokenizers.params import CharParams, TokenizerParams
 from cordel.training.params import RunParams
 from stages.encode_corpus import DatasetParams, EvaluationParams
+from stages.prepare_cpt import CptDataParams
+from stages.score_adaptation import AdaptationScoringParams
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
@@ -161,6 +171,16 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "references": ReferenceParams,
         "sampling": SamplingParams,
         "guardrails": GuardrailParams,
+        "lora": LoraParams,
+        "cpt_data": CptDataParams,
+        "cpt": AdaptationParams,
+        "sft_data": SftDataParams,
+        "sft": AdaptationParams,
+        "tasks": TaskParams,
+        "generation": GenerationParams,
+        "scoring_adaptation": AdaptationScoringParams,
+        "scoring_answers": AnswerScoringParams,
+        "costs": CostParams,
     }.items()
     for name, values in params["tokenizers"].items():
         yield f"tokenizers.{name}", CharParams if values["kind"] == "char" else TokenizerParams
@@ -168,6 +188,7 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         ("cleaning", CleaningParams),
         ("datasets", DatasetParams),
         ("models", RunParams),
+        ("base_models", BaseModelParams),
     ):
         for name in params[group]:
             yield f"{group}.{name}", owner
@@ -181,8 +202,8 @@ def test_every_section_of_a_profile_is_what_its_stage_expects(applied: Path) -> 
         assert parse(params[group][name] if name else params[group], owner, section)
         found.append(section)
     assert {section.split(".")[0] for section in found} == params.keys() - {"profile"}
-    # 8 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs.
-    assert len(found) == 8 + 6 + 3 + 8 + 12
+    # 8 + 10 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
+    assert len(found) == 8 + 10 + 6 + 3 + 8 + 12 + 2
 
 
 def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -> None:
@@ -193,3 +214,18 @@ def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -
         dataset = params["datasets"][run.dataset]
         assert dataset["tokenizer"] in params["tokenizers"]
         assert dataset["recipe"] in params["cleaning"]
+
+
+def test_the_thesis_profile_has_the_thesis_qlora() -> None:
+    overlay = yaml.safe_load((ROOT / "profiles/thesis.yaml").read_text("utf-8"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+    lora = params["lora"] | overlay["lora"]
+    assert (lora["rank"], lora["alpha"], lora["dropout"]) == (16, 32, 0.05)
+    assert len(lora["targets"]) == 7
+    for name, rate, epochs in (("cpt", 2e-4, 3), ("sft", 1e-4, 2)):
+        section = params[name] | overlay[name]
+        assert (section["learning_rate"], section["epochs"]) == (rate, epochs)
+        assert (section["warmup_steps"], section["weight_decay"]) == (100, 0.01)
+        assert (section["schedule"], section["grad_clip"]) == ("cosine", 1.0)
+        assert section["block_length"] == 2048
+        assert section["gradient_checkpointing"]

@@ -44,13 +44,13 @@ class Clone:
         self.run("git", *author, "commit", "-q", "--allow-empty", "-m", message)
 
     def lock(self) -> dict[str, Any]:
-        """The lock's outs, without ledgers: what two runs must agree on."""
+        """The lock's outs, without ledgers and costs: what two runs must agree on."""
         stages = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         return {
             f"{name}: {out['path']}": out.get("md5")
             for name, stage in stages.items()
             for out in stage["outs"]
-            if "ledger" not in out["path"]
+            if "ledger" not in out["path"] and out["path"] != "metrics/costs.json"
         }
 
 
@@ -83,6 +83,20 @@ def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
         *(f"{stage}@{run}" for stage in ("train_lm", "score_lm", "sample_lm") for run in runs),
         "rank_lm",
         "check_samples",
+        "account_costs",
+    }
+    clone.run("git", "checkout", "-q", ".")
+    clone.run("dvc", "checkout")
+
+
+def test_the_edit_of_one_task_set_trains_nothing(clone: Clone):
+    output = clone.run("dvc", "exp", "run", "-S", "tasks.per_task=2")
+    arms = ("base", "cpt", "sft", "cpt_sft")
+    assert stages_run(output) - {"generate_answers@instruct", "generate_answers@instruct_sft"} == {
+        "prepare_tasks",
+        *(f"generate_answers@{arm}" for arm in arms),
+        "score_answers",
+        "account_costs",
     }
     clone.run("git", "checkout", "-q", ".")
     clone.run("dvc", "checkout")
