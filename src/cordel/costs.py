@@ -122,6 +122,7 @@ def stage_costs(stage: str, attempts: list[Attempt], params: CostParams) -> dict
         "usd_missing": missing,
         "tokens": tokens,
         "tokens_per_second": _ratio(_worked(tokens), seconds),
+        "per_second": {key: _ratio(count, seconds) for key, count in tokens.items()},
         "useful_share": _ratio(tokens["supervised"], tokens["processed"]),
         "peak_memory_mib": _highest(attempts, "peak_memory_mib"),
         "gpu_peak_memory_mib": _highest(attempts, "gpu_peak_memory_mib"),

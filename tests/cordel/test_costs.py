@@ -132,6 +132,8 @@ def test_tokens_are_those_of_the_whole_run_not_summed_over_attempts() -> None:
     assert costs["tokens"] == tokens | {"generated": None}
     # 400 tokens in 30 + 10 + 0 seconds, a quarter of them supervised.
     assert (costs["tokens_per_second"], costs["useful_share"]) == (10, 0.25)
+    counts = costs["tokens"]
+    assert costs["per_second"] == {k: None if v is None else v / 40 for k, v in counts.items()}
 
 
 def test_generation_is_as_fast_as_its_new_tokens() -> None:
