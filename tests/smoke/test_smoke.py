@@ -74,7 +74,7 @@ def test_a_second_repro_runs_nothing(clone: Clone):
 
 def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
     # Three other changes of the same kind stand in docs/architecture.md.
-    output = clone.run("dvc", "exp", "run", "-S", "tokenizers.unigram16k.vocab_size=950")
+    output = clone.run("dvc", "exp", "run", "-S", "tokenizers.unigram16k.vocab_size=700")
     runs = ("v6_rc16k_v5b", "v6_rc16k_v5b_aligned")
     assert stages_run(output) == {
         "train_tokenizer@unigram16k",
