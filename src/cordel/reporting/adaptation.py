@@ -15,7 +15,7 @@ NAMES = {"em": "EM", "f1": "F1", "rouge_l": "ROUGE-L", "words": "words"}
 TITLES = {"qa": "QA", "summarization": "summarization", "rewriting": "rewriting"}
 ANSWERS_SHOWN = 10
 SHOWN_ARMS = ("base", "sft", "cpt_sft")
-CHARS = 260
+CHARS = 180
 LEGEND = (
     "Each figure is the mean over the seeds of the task sets ± the sample standard deviation "
     "between them. *copy* answers with the input, *lead1* with its first sentence; *base_brief* is "
@@ -120,7 +120,10 @@ def answers_shown(folder: Path) -> str:
 
 
 def chosen_answers(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the items to show, of ``data/scored_answers``: by a hash of their ids, task by task."""
+    """Yield the items to show, of ``data/scored_answers``: by a hash of their ids, task by task.
+
+    Prompts and references are quoted in part: they may be other people's text.
+    """
     by_arm = {
         arm: {
             (row["task"], row["seed"], row["id"]): row
@@ -135,9 +138,8 @@ def chosen_answers(folder: Path) -> Iterator[dict[str, Any]]:
         first = by_arm[SHOWN_ARMS[0]][key]
         kept = ("answer", "f1", "rouge_l", "too_long", "ended")
         answers = {arm: {k: rows[key][k] for k in kept} for arm, rows in by_arm.items()}
-        yield {k: first[k] for k in ("task", "id", "seed", "instruction", "input", "reference")} | {
-            "answers": answers
-        }
+        quoted = {k: _short(first[k]) for k in ("instruction", "input", "reference")}
+        yield {k: first[k] for k in ("task", "id", "seed")} | quoted | {"answers": answers}
 
 
 def _present(metrics: Mapping[str, Any]) -> list[str]:
