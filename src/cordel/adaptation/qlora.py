@@ -376,7 +376,7 @@ def _arguments(
     params: AdaptationParams, compute: Compute, folder: Path, total: int, *, resuming: bool
 ) -> TrainingArguments:
     every = math.ceil(total / params.evaluations)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,  # the blocks of all epochs stand in one row
         per_device_train_batch_size=params.batch_size,
@@ -410,6 +410,9 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
     )
+    _ = arguments.device  # counts the GPUs
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # or Trainer wraps the model in DataParallel
+    return arguments
 
 
 def curve_of(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
