@@ -27,7 +27,8 @@ TOLERANCES: list[tuple[str, str, float | None, float | None]] = [
     ("metrics/adaptation.json", "loss", 0.15, 0.0),
     ("metrics/adaptation.json", "bits_per_byte", 0.15, 0.0),
     ("metrics/answers.json", "too_long", 0.0, 0.0),
-    ("metrics/answers.json", "words", 0.5, 8.0),  # of greedy answers, which diverge
+    # An untuned model rambles until it is cut: 19 words became 8 on other instructions of the CPU.
+    ("metrics/answers.json", "words", 0.5, 20.0),
     ("metrics/answers.json", "", 0.0, 0.25),
     ("metrics/items/answers-", "words", None, None),
     ("metrics/items/answers-", "ended", None, None),
