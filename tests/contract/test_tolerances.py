@@ -139,7 +139,7 @@ MOVES = [
     ("answers.json", ["sft", "qa", "f1", "mean"], 0.5, False),
     ("answers.json", ["sft", "qa", "f1", "mean"], 0.6, True),
     ("answers.json", ["sft", "qa", "words", "mean"], 23.0, False),
-    ("answers.json", ["sft", "qa", "words", "mean"], 60.0, True),
+    ("answers.json", ["sft", "qa", "words", "mean"], 26.0, True),
     ("answers.json", ["too_long", "sft"], 1, True),
     ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-4, False),
     ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-3, True),
