@@ -131,9 +131,16 @@ def _first_line(text: str) -> str:
 
 
 def _f1(found: Sequence[str], expected: Sequence[str]) -> float:
-    """Return the F1 of two multisets of tokens, 0 where they share none."""
+    """Return the F1 of two multisets of tokens, 0 where they share none.
+
+    From precision and recall, as the published script did: 2 * shared / (a + b) is equal but for
+    the last bit, and then 48 of the published rows would differ by 1e-16.
+    """
     shared = (Counter(found) & Counter(expected)).total()
-    return 2 * shared / (len(found) + len(expected)) if shared else 0.0
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(found), shared / len(expected)
+    return 2 * precision * recall / (precision + recall)
 
 
 def remove_leak(output: str) -> tuple[str, bool]:
