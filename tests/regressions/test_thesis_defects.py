@@ -357,6 +357,15 @@ def test_9_every_portuguese_character_can_be_written(
     assert tokenizer.unknown_bytes(text) == 0
 
 
+@pytest.mark.parametrize("character", "áàâãéêíóôõúüçÁÀÂÃÉÊÍÓÔÕÚÜÇKWYkwy" + QUOTES)
+def test_9_the_rare_ones_are_pieces_and_not_bytes(
+    character: str, v7_tokenizer: tuple[TokenizerParams, Any]
+):
+    _, tokenizer = v7_tokenizer
+    pieces = tokenizer.pieces(tokenizer.encode(f"casa {character} casa"))
+    assert not [piece for piece in pieces if piece.startswith("<0x")]
+
+
 def test_9_lines_survive(v7_tokenizer: tuple[TokenizerParams, Any]):
     _, tokenizer = v7_tokenizer
     text = "Primeira linha.\nSegunda  linha.\n\nTerceira."
