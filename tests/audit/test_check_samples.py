@@ -39,8 +39,8 @@ def test_without_tokenizers_nothing_is_judged():
 
 
 def test_a_prompt_is_dropped_only_from_the_start():
-    prompt = Generated(101, False, "O Brasil", "O Brasil é o Brasil ")
-    assert prompt.without_prompt == "é o Brasil"
+    prompt = Generated(101, False, "O Brasil", "O Brasil é O Brasil ")
+    assert prompt.without_prompt == "é O Brasil"
 
 
 # --- the published samples ------------------------------------------------------------------------
@@ -117,6 +117,16 @@ def test_one_token_of_v5_main_is_not_the_generator_s(found: dict[str, Any]):
     [departure] = samples["104"]["departures"]
     assert (departure["position"], departure["drawn"], departure["published"]) == (89, "ário", "ão")
     assert samples["101"]["log10_chance"] == pytest.approx(-1008.6, abs=0.1)  # 4000^-280
+
+
+@pytest.mark.shared
+def test_one_sample_of_v6_preflight_drew_an_end_of_document(found: dict[str, Any]):
+    name = "samples_v6_preflight_16k:v6_brwac_transformer_v6_preflight"
+    samples = found["sets"][name]["samples"]
+    assert {seed: row["tokens"] for seed, row in samples.items() if row["stopped_early"]} == {
+        "103": 227
+    }
+    assert samples["103"]["departures"][-1]["published"] == "</s>"
 
 
 @pytest.mark.shared

@@ -100,6 +100,11 @@ def test_the_tokens_that_are_not_the_generator_s_are_found(reader: Reader):
     assert reading.departures[0] == Departure(40, drawn[40], other)
 
 
+def test_a_byte_stands_only_for_what_no_piece_spells(reader: Reader):
+    assert reader.processor.id_to_piece(reader.piece_of["."]) == "."
+    assert reader.processor.is_byte(reader.piece_of["\ufffd"])
+
+
 def test_a_text_that_ends_early_drew_an_end_of_document(reader: Reader):
     reading = reader.read(changed(reader, SEED, {}, stop=150), SEED)
 
