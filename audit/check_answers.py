@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from audit.published import Published, tried
+from audit.published import Published, tried, write_results
 from cordel.evaluation.answers import (
     ARTICLES,
     AS_PUBLISHED,
@@ -27,7 +27,6 @@ from cordel.evaluation.answers import (
     summarise,
 )
 from cordel.runtime.console import run_stage
-from cordel.runtime.files import write_json
 
 log = logging.getLogger(Path(__file__).stem)
 FOLDER = "versions/trilha2-lora/analysis/eval_trilha2_extrinsic"
@@ -297,7 +296,7 @@ def main() -> None:
         return {name: tried(part) for name, part in parts.items()}
 
     found: Any = tried(checked)
-    write_json(args.out, found)
+    write_results(args.out, found)
     if "rows" in found:
         log.info("%d rows, largest differences %s", found["rows"]["rows"], found["rows"])
         log.info("%d of %d rows leak", found["cause"]["leaking_rows"], found["cause"]["of_rows"])

@@ -16,10 +16,9 @@ import yaml
 from audit import figures_data, figures_track1, figures_track2
 from audit.figures import Figure, Reader
 from audit.printed import parse
-from audit.published import Published, missing, tried
+from audit.published import Published, missing, tried, write_results
 from cordel.runtime.console import run_stage
 from cordel.runtime.errors import InputError
-from cordel.runtime.files import write_json
 
 log = logging.getLogger(Path(__file__).stem)
 CLAIMS = Path(__file__).with_name("claims.yaml")
@@ -247,7 +246,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     results = check_all(Published(args.published), CLAIMS.read_text(encoding="utf-8"))
-    write_json(args.out, results)
+    write_results(args.out, results)
     for name in results["summary"]["not_holding_list"]:
         entry = results["claims"][name]
         log.info("does not hold: %s, published %s. %s", name, entry["published"], entry["note_en"])

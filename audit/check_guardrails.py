@@ -17,11 +17,10 @@ from typing import Any
 import sentencepiece as spm
 
 from audit.forgery import forge_with
-from audit.published import Published, expected, tried
+from audit.published import Published, expected, tried, write_results
 from audit.samples import TOKENIZERS, SampleSet, published_sets, tokenizers_at_hand
 from cordel.evaluation.guardrails import GuardrailParams, Sample, thesis_report
 from cordel.runtime.console import run_stage
-from cordel.runtime.files import write_json
 
 log = logging.getLogger(Path(__file__).stem)
 THESIS = GuardrailParams(max_fallback_ratio=0.03, max_short_piece_ratio=0.12)
@@ -330,7 +329,7 @@ def main() -> None:
     of_reports, rows = reports(published, sets, rule), like_for_like(sets, rule)
     human, noise = tried(lambda: human_ratios(published, rule)), noise_ratios(rule)
     table = thesis_table(rows, human, noise)
-    write_json(args.out, {"reports": of_reports, "like_for_like": rows, "table": table})
+    write_results(args.out, {"reports": of_reports, "like_for_like": rows, "table": table})
     for name, row in of_reports.items():
         why = row.get("not_checkable", "not reproduced")
         log.info("%s: %s", Path(name).stem, row.get("reproduced_by") or why)

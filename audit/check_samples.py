@@ -25,10 +25,9 @@ from audit.forgery import (
     noise,
     spelt,
 )
-from audit.published import Published
+from audit.published import Published, write_results
 from audit.samples import TOKENIZERS, Generated, SampleSet, published_sets, tokenizers_at_hand
 from cordel.runtime.console import run_stage
-from cordel.runtime.files import write_json
 
 log = logging.getLogger(Path(__file__).stem)
 SEEDS = range(101, 106)  # of the standard prompts
@@ -205,7 +204,7 @@ def main() -> None:
     readers = {name: Reader(found) for name, found in tokenizers_at_hand(published).items()}
     sets = list(published_sets(published))
     found = check(sets, readers)
-    write_json(args.out, found)
+    write_results(args.out, found)
     for name, row in found.get("sets", {}).items():
         log.info(
             "%s: %d of %d are noise, %d equal; longest common prefix %d",

@@ -1,13 +1,14 @@
-"""The published artifacts, by their path in the thesis' repository."""
+"""The published artifacts, by their path in the thesis' repository, and the results on them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
 from cordel.runtime.errors import InputError
+from cordel.runtime.files import write_json
 
 T = TypeVar("T")
 TABLE = Path(__file__).with_name("artifacts.yaml")
@@ -64,3 +65,21 @@ def tried(check: Callable[[], T]) -> T | dict[str, str]:
         return check()
     except NotAtHandError as error:
         return {"not_checkable": str(error)}
+
+
+def write_results(path: Path, value: Any) -> None:
+    """Write what a check found, floats with 12 significant digits.
+
+    Whether a difference is zero is decided before that; the last bits of a sum are the CPU's.
+    """
+    write_json(path, _significant(value))
+
+
+def _significant(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.12g}")
+    if isinstance(value, Mapping):
+        return {key: _significant(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_significant(item) for item in value]
+    return value
