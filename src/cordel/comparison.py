@@ -164,11 +164,11 @@ def model_of(scores: Scores, name: str) -> Scores:
 def _files_in(results: Path) -> Iterator[tuple[str, str]]:
     for folder in FOLDERS:
         for path in sorted((results / folder).glob("*.json*")):
-            yield f"{folder}/{path.name}", path.read_text(encoding="utf-8")
+            yield path.as_posix(), path.read_text(encoding="utf-8")
 
 
 def _files_at(revision: str, results: Path) -> tuple[str, dict[str, str]]:
-    """Return the commit in words, and the files by their names under ``results``."""
+    """Return the commit in words, and the files by their names in the repository."""
     top = Path(_git("rev-parse", "--show-toplevel").strip())
     try:
         root = results.resolve().relative_to(top.resolve()).as_posix()
@@ -182,7 +182,7 @@ def _files_at(revision: str, results: Path) -> tuple[str, dict[str, str]]:
     if not commit.startswith(revision):
         title = f"{revision}: {title}"
     return title, {
-        name.removeprefix(prefix): _git("show", f"{commit}:{name}")
+        name: _git("show", f"{commit}:{name}")
         for name in names.split("\0")
         if Path(name).suffix in (".json", ".jsonl")
     }

@@ -207,6 +207,13 @@ def test_seeds_that_share_an_item_are_no_second_item() -> None:
     assert (twice["f1"]["p"], twice["f1"]["n_items"]) == (2 / 2**6, 6)
 
 
+def test_an_item_that_two_seeds_drew_is_one_win() -> None:
+    # One win, of two rows, and three losses: 2 (1 + 4) / 2^4. By size, 2 - 1 - 1 - 1 is the least.
+    before, after = outcomes([0, 1, 1, 1]), outcomes([1, 0, 0, 0])
+    found = gains([*before, row(2, "i00", 0)], [*after, row(2, "i00", 1)], PARAMS)["qa"]
+    assert (found["em"]["p"], found["f1"]["p"]) == (0.625, 1)
+
+
 def test_the_order_of_the_rows_moves_no_p(many: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(1)
     after = [r | {"f1": r["f1"] + rng.normal(0.02, 0.1)} for r in many]
@@ -246,6 +253,12 @@ def test_documents_that_all_runs_have_by_their_ids() -> None:
     # 3 bits and 8 for each of the two hidden bytes.
     assert bits == pytest.approx(np.array([[19, 4], [5, 7]]))
     assert size.tolist() == [10, 20]
+
+
+def test_the_order_of_documents_is_that_of_their_ids() -> None:
+    run = [document(f"d{n:02}", 1, 10 + n) for n in range(20)]
+    _, size = shared_documents(run[::-1], run[7:] + run[:7])
+    assert size.tolist() == list(range(10, 30))
 
 
 def test_a_document_of_another_length_is_another_one() -> None:
