@@ -261,10 +261,7 @@ def compare(a: Scores, b: Scores, params: ResamplingParams = RESAMPLING) -> Comp
     changes: list[Change] = []
     identical, notes = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for name in _in_both("bits per byte", a.documents, b.documents, notes):
-        if a.documents[name] == b.documents[name]:
-            identical[BITS].append(name)
-        else:
-            changes += _documents(a, b, name, params, notes)
+        changes += _documents(a, b, name, params, notes, identical)
     for name in _in_both("answers", a.answers, b.answers, notes):
         if a.answers[name] == b.answers[name]:
             identical["answers"].append(name)
@@ -283,9 +280,14 @@ def compare(a: Scores, b: Scores, params: ResamplingParams = RESAMPLING) -> Comp
         a=a.title,
         b=b.title,
         changes=[replace(change, verdict=_verdict(change, family)) for change in adjusted],
-        identical=dict(identical),
-        notes=dict(notes),
+        identical=_named(identical),
+        notes=_named(notes),
     )
+
+
+def _named(said: Said) -> Said:
+    """Return it without the names of two models, which the titles say."""
+    return {what: [name for name in names if name] for what, names in said.items()}
 
 
 def _label(name: str, figure: str) -> str:
@@ -310,15 +312,17 @@ def _sharing(shared: int, a: int, b: int, what: str) -> str:
 
 
 def _documents(
-    a: Scores, b: Scores, name: str, params: ResamplingParams, notes: Said
+    a: Scores, b: Scores, name: str, params: ResamplingParams, notes: Said, identical: Said
 ) -> Iterator[Change]:
     rows = (a.documents[name], b.documents[name])
     bits, size = shared_documents(*rows)
     if said := _sharing(len(size), len(rows[0]), len(rows[1]), "documents"):
         notes[f"{BITS} {said}"].append(name)
-    if not len(size):
-        return
     difference = bits[:, 1] - bits[:, 0]
+    if not difference.any():
+        if len(size):
+            identical[BITS].append(name)
+        return
     low, high = interval(difference[:, None], size, params)[:, 0]
     first, second = (bits.sum(axis=0) / size.sum()).tolist()
     yield Change(
@@ -431,7 +435,7 @@ def render(found: Comparison) -> str:
 
 
 def _saying(what: str, names: Sequence[str]) -> str:
-    text = what + (f": {', '.join(names)}" if any(names) else "")
+    text = what + (f": {', '.join(names)}" if names else "")
     return fill(text, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
 
 

@@ -200,6 +200,16 @@ def test_other_documents_are_left_out_and_that_is_said() -> None:
 
 
 @pytest.mark.usefixtures("repository")
+def test_a_run_that_only_lost_documents_is_as_before_on_the_rest() -> None:
+    run_scored("v7", documents(2.0, count=7))
+    found = between("one", "workspace")
+    assert found.changes == []
+    assert "v7" in found.identical["bits per byte"]
+    [note] = found.notes
+    assert note.startswith("bits per byte of only those 7 documents")
+
+
+@pytest.mark.usefixtures("repository")
 def test_other_answers_are_left_out_and_that_is_said() -> None:
     rows = answers("sft", "RRRRRRRR", first=6) + answers("sft", "RR", task="rewriting")
     write_jsonl(Path("metrics/items/answers-sft.jsonl"), rows)
@@ -269,7 +279,7 @@ def test_an_arm_has_bits_and_answers() -> None:
     scores = read_scores("workspace", Path())
     found = compare(model_of(scores, "v7"), model_of(scores, "sft"), QUICK)
     assert [c.figure for c in found.changes] == ["bits per byte"]
-    assert found.notes == {"answers only in B": [""]}
+    assert found.notes == {"answers only in B": []}
     assert "\n  answers only in B\n" in render(found)
 
 
