@@ -19,13 +19,12 @@ from cordel.evaluation.answers import (
     AS_PUBLISHED,
     CORRECTED,
     LEAK,
-    AnswerScoringParams,
     Scorer,
-    gains,
     remove_leak,
     score_answer,
-    summarise,
 )
+from cordel.evaluation.items import gains, summarise
+from cordel.evaluation.significance import ResamplingParams
 from cordel.runtime.console import run_stage
 
 log = logging.getLogger(Path(__file__).stem)
@@ -36,7 +35,7 @@ TASKS = ("qa", "summarization", "rewriting")
 CASES = (("qa", "em"), ("qa", "f1"), ("summarization", "rouge_l"), ("rewriting", "rouge_l"))
 PUBLISHED_NAME = {"rouge_l": "rouge_l_f1"}
 BATCH = 4  # prompts that the thesis generated at once
-RESAMPLING = AnswerScoringParams(bootstrap_resamples=10_000, confidence=0.95, seed=0)
+RESAMPLING = ResamplingParams(resamples=10_000, confidence=0.95, seed=0)
 REQUESTS = re.compile(  # of the thesis' rewriting keywords, those that ask for one
     r"\b(reescreva|reformule|corrija|melhore|par[aá]frase|revise|simplifique|transforme)\b"
 )
@@ -110,7 +109,7 @@ def compare_means(published: Published, scores: Scores) -> Row:
     for task, metric in CASES:
         name = PUBLISHED_NAME.get(metric, metric)
         for arm in ARMS:
-            ours = summarise(scores[arm], replace(RESAMPLING, bootstrap_resamples=1))[task][metric]
+            ours = summarise(scores[arm], replace(RESAMPLING, resamples=1))[task][metric]
             theirs = report["aggregate"][task][arm][name]
             values = {"mean": (theirs["mean"], ours["mean"]), "sd": (theirs["std"], ours["sd"])}
             for seed, run in of_seed.items():

@@ -24,9 +24,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "costs": {"runtime"},
     "estimate": {"costs", "runtime", "sizing"},
     "estimate_adaptation": {"costs", "estimate", "runtime", "sizing"},
+    "comparison": {"evaluation", "runtime"},
     "profiles": {"runtime"},
     "reporting": {"runtime"},
-    "cli": {"estimate", "estimate_adaptation", "profiles", "reporting", "runtime"},
+    "cli": {"comparison", "estimate", "estimate_adaptation", "profiles", "reporting", "runtime"},
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (
