@@ -17,8 +17,14 @@ from typing import Any
 import sentencepiece as spm
 
 from audit.forgery import forge_with
-from audit.published import Published, expected, tried, write_results
-from audit.samples import TOKENIZERS, SampleSet, published_sets, tokenizers_at_hand
+from audit.published import NotAtHandError, Published, expected, tried, write_results
+from audit.samples import (
+    TOKENIZERS,
+    SampleSet,
+    published_sets,
+    samples_not_at_hand,
+    tokenizers_at_hand,
+)
 from cordel.evaluation.guardrails import GuardrailParams, Sample, thesis_report
 from cordel.runtime.console import run_stage
 
@@ -199,11 +205,16 @@ def stale_as_noise(report: PublishedReport, tokenizer: str, rule: Rule) -> Row:
 
 def reports(published: Published, sets: Sequence[SampleSet], rule: Rule) -> Row:
     """Return every published report and what gives it."""
+    lacking = samples_not_at_hand(published)
 
     def one(file: str) -> Row:
         report = read_report(published, file)
+        if report.tokenizer is None or report.tokenizer not in rule.tokenizers:
+            raise NotAtHandError(f"its tokenizer, {report.tokenizer}, is not at hand")
         row = pair(report, sets, rule)
-        if not row["holds"] and report.tokenizer and report.tokenizer in rule.tokenizers:
+        if not row["holds"] and lacking:
+            raise NotAtHandError(f"no samples at hand give it, and {len(lacking)} files are not")
+        if not row["holds"]:
             row["beside_noise"] = stale_as_noise(report, report.tokenizer, rule)
         return row
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import sentencepiece as spm
 
-from audit.published import NotAtHandError, Published, expected
+from audit.published import NotAtHandError, Published, expected, missing
 
 V5, V5B = "versions/v4-subword-lstm/tokenizer_v4k_bf", "versions/v5b-transformer/tokenizers"
 V6 = "versions/v6-release-candidate/tokenizers"
@@ -63,6 +63,11 @@ def published_sets(published: Published) -> Iterator[SampleSet]:
         models = content if isinstance(content, dict) else {"": content}
         for key, rows in models.items():
             yield SampleSet(file, key, [_generated(row, n) for n, row in enumerate(rows)])
+
+
+def samples_not_at_hand(published: Published) -> list[str]:
+    """Return the files of samples that were not found."""
+    return [name for name in missing(published.folder) if name.startswith(FOLDERS)]
 
 
 def _generated(row: dict[str, Any], position: int) -> Generated:

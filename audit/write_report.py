@@ -55,6 +55,52 @@ def cell(value: Any) -> str:
     return " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")
 
 
+def checkable(results: dict[str, Any]) -> dict[str, Any]:
+    """Return ``results`` with what a partial copy leaves open set apart from what was checked.
+
+    A section of which a part is not checkable is that as a whole; guardrail reports and figures
+    are told one by one.
+    """
+    answers, guardrails = results["answers"], results["guardrails"]
+    reports, table = guardrails["reports"], guardrails["table"]
+    claims, facts = results["figures"]["claims"], results["figures"]["facts"]
+    return results | {
+        "answers": _first_reason(answers) or answers,
+        "claims": {name: claim for name, claim in claims.items() if "holds" in claim},
+        "facts": {name: fact for name, fact in facts.items() if "note_en" in fact},
+        "figures_not_checkable": {
+            name: found["not_checkable"]
+            for name, found in (claims | facts).items()
+            if "not_checkable" in found
+        },
+        "reports": {name: row for name, row in reports.items() if "holds" in row},
+        "reports_not_checkable": {
+            name: row["not_checkable"] for name, row in reports.items() if "holds" not in row
+        },
+        "likeliest_by_chance": _likeliest(results["samples"].get("sets", {})),
+        "table": _first_reason(table["rows"] | {"human": table["human"]}) or table,
+    }
+
+
+def _likeliest(sets: dict[str, Any]) -> float | None:
+    """Return the highest chance, as a power of ten, that a model gives a sample read as noise."""
+    chances = [
+        sample["log10_chance"]
+        for found in sets.values()
+        if found["noise"]
+        for sample in found["samples"].values()
+    ]
+    return max(chances, default=None)
+
+
+def _first_reason(parts: dict[str, Any]) -> dict[str, str] | None:
+    """Return why the first part that cannot be checked cannot, None where all can."""
+    if "not_checkable" in parts:
+        return parts
+    open_parts = (p for p in parts.values() if isinstance(p, dict) and "not_checkable" in p)
+    return next(open_parts, None)
+
+
 def main() -> None:
     """Write the report in both languages."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,6 +111,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     results = {path.stem: read_json(path) for path in args.results}
+    results = checkable(results)
     results["artifacts"] = {"expected": len(expected()), "missing": missing(args.published)}
     english, portuguese = args.out
     write_text(english, render("report.md.jinja", results, comma=False))
