@@ -26,7 +26,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "estimate_adaptation": {"costs", "estimate", "runtime", "sizing"},
     "profiles": {"runtime"},
     "reporting": {"runtime"},
-    "cli": {"estimate", "estimate_adaptation", "profiles", "reporting", "runtime"},
+    "seeds": {"costs", "profiles", "reporting", "runtime"},
+    "cli": {"estimate", "estimate_adaptation", "profiles", "reporting", "runtime", "seeds"},
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (
@@ -39,6 +40,7 @@ TEXT_STAGES = (
     "prepare_sft",
     "prepare_tasks",
     "score_answers",
+    "check_leakage",
     "account_costs",
 )
 
