@@ -13,8 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# First match wins: (file prefix, key, relative, absolute). None: not compared, with its reason.
-TOLERANCES: list[tuple[str, str, float | None, float | None]] = [
+# Of the default seed, and of further ones.
+LM = ("metrics/lm/", "metrics/seeds/lm/")
+ITEMS = ("metrics/items/", "metrics/seeds/items/")
+ANSWERS = ("metrics/answers.json", "metrics/seeds/answers/")
+ANSWER_ITEMS = ("metrics/items/answers-", "metrics/seeds/items/answers-")
+# First match wins: (file prefixes, key, relative, absolute). None: not compared, with its reason.
+TOLERANCES: list[tuple[str | tuple[str, ...], str, float | None, float | None]] = [
     # Adapted models: trained on a trained model, and far from it on other text.
     *(
         (f"metrics/lm/{arm}", key, relative, 0.05)
@@ -26,16 +31,16 @@ TOLERANCES: list[tuple[str, str, float | None, float | None]] = [
     ("metrics/adaptation.json", "nats", 0.15, 0.0),
     ("metrics/adaptation.json", "loss", 0.15, 0.0),
     ("metrics/adaptation.json", "bits_per_byte", 0.15, 0.0),
-    ("metrics/answers.json", "too_long", 0.0, 0.0),
-    ("metrics/answers.json", "n_items", 0.0, 0.0),
+    (ANSWERS, "too_long", 0.0, 0.0),
+    (ANSWERS, "n_items", 0.0, 0.0),
     # An untuned model rambles until it is cut: 19 words became 8 on other instructions of the CPU.
-    ("metrics/answers.json", "words", 0.5, 20.0),
-    ("metrics/answers.json", "per_seed", 0.0, 0.25),
+    (ANSWERS, "words", 0.5, 20.0),
+    (ANSWERS, "per_seed", 0.0, 0.25),
     # Of differences that may move so far, p can be anything; and too few items may differ for the
     # smallest gain that could be shown.
-    ("metrics/answers.json", ".p", None, None),
-    ("metrics/answers.json", "detectable", None, None),
-    ("metrics/answers.json", "", 0.0, 0.25),
+    (ANSWERS, ".p", None, None),
+    (ANSWERS, "detectable", None, None),
+    (ANSWERS, "", 0.0, 0.25),
     ("metrics/leaderboard.json", ".p", None, None),
     *(  # the bits per byte of two models, so the sum of what these may move
         ("metrics/leaderboard.json", f"{arm}.behind", 0.0, 0.6) for arm in ("cpt", "sft", "cpt_sft")
@@ -50,18 +55,23 @@ TOLERANCES: list[tuple[str, str, float | None, float | None]] = [
         ("metrics/leaderboard.json", f".{key}", relative, 0.0)
         for key, relative in (("bits_per_byte", 0.03), ("low", 0.04), ("high", 0.04))
     ),
-    ("metrics/items/answers-", "words", None, None),
-    ("metrics/items/answers-", "ended", None, None),
-    ("metrics/items/answers-", "", 0.0, 1.0),
+    (ANSWER_ITEMS, "words", None, None),
+    (ANSWER_ITEMS, "ended", None, None),
+    (ANSWER_ITEMS, "", 0.0, 1.0),
+    # Scores of a part of a set, which may be one item; counts and shares are of text: exact.
+    ("metrics/leakage.json", ".overlapping.", 0.0, 1.0),
+    *(("metrics/leakage.json", f".{score}", 0.0, 0.25) for score in ("em", "f1", "rouge_l")),
+    *(("metrics/leakage.json", f".scores.{arm}.", 0.4, 0.05) for arm in ("cpt", "sft", "cpt_sft")),
+    ("metrics/leakage.json", ".scores.", 0.15, 0.0),
     ("metrics/export/sft", "max", 0.5, 1e-3),
     ("metrics/export/sft", "", 0.3, 1e-4),
     ("metrics/lm/references", "", 1e-4, 1e-4),
-    ("metrics/lm/", "perplexity", 0.10, 0.0),
-    ("metrics/lm/", "nats", 0.03, 0.0),
-    ("metrics/lm/", "accuracy", 0.0, 0.02),
-    ("metrics/lm/", "bits_per_byte", 0.03, 0.0),
+    (LM, "perplexity", 0.10, 0.0),
+    (LM, "nats", 0.03, 0.0),
+    (LM, "accuracy", 0.0, 0.02),
+    (LM, "bits_per_byte", 0.03, 0.0),
     *((f"metrics/items/{arm}.", "nats", 0.4, 20.0) for arm in ("cpt", "sft", "cpt_sft")),
-    ("metrics/items/", "nats", 0.15, 5.0),  # one document
+    (ITEMS, "nats", 0.15, 5.0),  # one document
     ("metrics/guardrails/", "decoding", 0.0, 0.0),
     ("metrics/guardrails/", "_ratio", 0.0, 0.15),
     ("metrics/guardrails/", "threshold", 0.0, 0.0),
@@ -74,8 +84,8 @@ TOLERANCES: list[tuple[str, str, float | None, float | None]] = [
 
 def tolerance(file: str, key: str) -> tuple[float | None, float | None]:
     """Return (relative, absolute) for one number; (0, 0) where nothing is stated."""
-    for prefix, part, relative, absolute in TOLERANCES:
-        if file.startswith(prefix) and part in key:
+    for prefixes, part, relative, absolute in TOLERANCES:
+        if file.startswith(prefixes) and part in key:
             return relative, absolute
     return 0.0, 0.0
 

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cordel.adaptation.chat import load_chat
@@ -36,6 +36,7 @@ def main() -> None:
     """Write the adapter, its curve and its ledger."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", required=True)
+    parser.add_argument("--seed", type=int, help="another one than the section's")
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="the base's folder, if local")
     parser.add_argument(
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, required=True)
     args = parser.parse_args()
     params = read_params("sft", AdaptationParams)
+    params = replace(params, seed=params.seed if args.seed is None else args.seed)
     lora = read_params("lora", LoraParams)
     compute = decide(read_params("compute", ComputeParams))
     base = read_base(args.base)

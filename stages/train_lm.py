@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cordel.checkpoints import ModelConfig, save_model
@@ -39,12 +39,17 @@ def main() -> None:
     """Write the model, its curve and its ledger."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
+    parser.add_argument("--seed", type=int, help="another one than the run's")
     parser.add_argument("--tokens", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--curve", type=Path, required=True)
     parser.add_argument("--ledger", type=Path, required=True)
     args = parser.parse_args()
     run = read_params(f"models.{args.run}", RunParams)
+    name = args.run
+    if args.seed is not None:
+        name = f"{args.run}-{args.seed}"
+        run = replace(run, training=replace(run.training, seed=args.seed))
     shape = parse_architecture(run.architecture, run.model, f"params.yaml: models.{args.run}")
     compute = decide(read_params("compute", ComputeParams))
     meta = read_meta(args.tokens)
@@ -58,9 +63,9 @@ def main() -> None:
     parameters = count_parameters(model)
     data = [args.tokens / "train.bin", args.tokens / "val.bin", args.tokens / "meta.json"]
     key = fingerprint(asdict(run), compute, files=data + source_files(run.architecture))
-    with checkpoint_folder("train_lm", args.run, key) as folder:
+    with checkpoint_folder("train_lm", name, key) as folder:
         record_file = folder / "attempts.json"
-        with ledger(args.ledger, stage=f"train_lm@{args.run}", pending=record_file) as record:
+        with ledger(args.ledger, stage=f"train_lm@{name}", pending=record_file) as record:
             trainer = Trainer(
                 model,
                 run.training,
@@ -69,14 +74,12 @@ def main() -> None:
                 val_meta=meta.splits["val"],
                 compute=compute,
             )
-            log.info(
-                "%s: %s parameters, %d steps", args.run, f"{parameters:,}", trainer.total_steps
-            )
-            state = trainer.run(folder, args.run)
+            log.info("%s: %s parameters, %d steps", name, f"{parameters:,}", trainer.total_steps)
+            state = trainer.run(folder, name)
             record.update(compute.record() | {"parameters": parameters, "tokens": trainer.tokens()})
             record["gpu_peak_memory_mib"] = compute.gpu_peak_memory_mib()
     config = ModelConfig(
-        run=args.run,
+        run=name,
         architecture=run.architecture,
         model=asdict(shape),
         vocab_size=meta.vocab_size,

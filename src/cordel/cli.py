@@ -21,6 +21,7 @@ examples:
   git checkout main -- params.yaml     back to the embedded sample
   cordel compare main HEAD             what changed between two revisions, and is it chance?
   cordel compare --models base sft     the same between two models of one revision
+  cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the README's table again
 """
@@ -38,6 +39,19 @@ examples:
 
 A GPU is priced by costs.usd_per_hour of params.yaml, under the name that nvidia-smi gives it; take
 --tflops, dense bfloat16, from its data sheet (RTX 3090: 71, RTX 4090: 165, H100 SXM: 989).
+"""
+SEEDS = """\
+Train a run or an SFT arm with further seeds. First says what each will cost, by the ledgers of the
+default seed; then writes them into the section seeds of params.yaml, from which `dvc repro` runs
+them and nothing else. Without arguments: what the seeds that are there show, as Markdown.
+"""
+SEEDS_EXAMPLES = """\
+examples:
+  cordel seeds v7 43 44 && dvc repro     two further seeds of v7
+  cordel seeds sft 43 44 && dvc repro    two of the arm sft
+  cordel seeds                           each seed's figures, mean, standard deviation, extremes
+  cordel seeds --out docs/seeds.md       the same into a file
+  cordel seeds --remove v7-43
 """
 
 COMPARE = """\
@@ -94,6 +108,17 @@ def main() -> None:
         "--results", metavar="DIR", type=Path, default=Path(), help="where metrics/ is [.]"
     )
     compare.add_argument("--json", metavar="FILE", type=Path, help="write the same as data")
+    seeds = verbs.add_parser(
+        "seeds",
+        help="train a run or arm with further seeds, and show their spread",
+        description=SEEDS,
+        epilog=SEEDS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    seeds.add_argument("name", nargs="?", help="a run of models, or sft or cpt_sft")
+    seeds.add_argument("seed", nargs="*", type=int)
+    seeds.add_argument("--remove", metavar="KEY", nargs="+", help="entries, such as v7-43")
+    seeds.add_argument("--out", metavar="FILE", type=Path, help="write the table here")
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the README's table")
@@ -104,6 +129,10 @@ def main() -> None:
         estimate.error(f"--tflops is {args.tflops}, expected above 0")
     if args.verb == "compare" and args.rev is not None and not args.models:
         compare.error("--rev goes with --models; without it A and B are the revisions")
+    if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
+        seeds.error("a name with its seeds, --remove and --out do not go together")
+    if args.verb == "seeds" and args.name and not args.seed:
+        seeds.error(f"which seeds? such as: cordel seeds {args.name} 43 44")
     run_stage(lambda: _run(args))
 
 
@@ -121,6 +150,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "compare":
         _compare(args)
+        return
+    if args.verb == "seeds":
+        _seeds(args, log)
         return
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
@@ -195,3 +227,28 @@ def _estimate(args: argparse.Namespace, log: logging.Logger) -> None:
     if args.gpu is None:
         save_estimates(found)
         log.info("wrote the seconds to %s, for the ledgers", ESTIMATES)
+
+
+def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
+    from cordel.runtime.files import write_text  # noqa: PLC0415
+    from cordel.seeds import (  # noqa: PLC0415
+        add_seeds,
+        cost_of_one,
+        remove_seeds,
+        render_page,
+        render_seeds,
+    )
+
+    if args.remove:
+        remove_seeds(args.remove)
+        log.info("removed from params.yaml; `dvc gc -w` and `git clean` take their files")
+    elif args.name:
+        each = cost_of_one(args.name)
+        log.info("each further seed of %s: %s (as its default seed took)", args.name, each)
+        keys = add_seeds(args.name, args.seed)
+        log.info("params.yaml has %s now; next: dvc repro, then cordel seeds", ", ".join(keys))
+    elif args.out:
+        write_text(args.out, render_page())
+        log.info("wrote %s", args.out)
+    else:
+        sys.stdout.write(render_seeds())

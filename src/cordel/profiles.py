@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from cordel.runtime.errors import ParamsError
 from cordel.runtime.files import write_text
@@ -30,7 +33,7 @@ def apply_profile(name: str, *, root: Path = Path()) -> list[str]:
         raise ParamsError("params.yaml of main is the sample's: git checkout main -- params.yaml")
     if name not in known:
         raise ParamsError(f"no profile {name!r}; there are: {', '.join(known)}")
-    params, overlay = _load(params_path), _load(overlay_path)
+    params, overlay = load_params(params_path), load_params(overlay_path)
     current = params.get("profile")
     if current not in (BASE, name):
         raise ParamsError(
@@ -42,26 +45,56 @@ def apply_profile(name: str, *, root: Path = Path()) -> list[str]:
     if current != name:
         params["profile"] = name
         changed.insert(0, "profile")
-    text = io.StringIO()
-    _yaml().dump(params, text)
-    write_text(params_path, text.getvalue())
+    save_params(params_path, params)
     return changed
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null, where ruamel would leave the place empty."""
+
+
+def _null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _null)
 
 
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096  # long prompts stay on their line
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.Representer = _Representer
     return yaml
 
 
-def _load(path: Path) -> Any:
+def load_params(path: Path) -> Any:
+    """Return a YAML file as values that remember their comments.
+
+    Raises:
+        ParamsError: The file is missing or not YAML.
+    """
     try:
         return _yaml().load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the root of the project") from None
     except YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def save_params(path: Path, params: Any) -> None:
+    """Write what ``load_params`` returned, with its comments."""
+    text = io.StringIO()
+    _yaml().dump(params, text)
+    write_text(path, text.getvalue())
+
+
+def flow_map(values: Mapping[str, Any]) -> CommentedMap:
+    """Return ``values`` to be written on one line, in braces."""
+    made = CommentedMap(values)
+    made.fa.set_flow_style()
+    return made
 
 
 def _merge(base: Any, overlay: Any, source: Path, where: str, changed: list[str]) -> None:

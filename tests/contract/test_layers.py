@@ -27,7 +27,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": {"evaluation", "runtime"},
     "profiles": {"runtime"},
     "reporting": {"runtime"},
-    "cli": {"comparison", "estimate", "estimate_adaptation", "profiles", "reporting", "runtime"},
+    "seeds": {"costs", "profiles", "reporting", "runtime"},
+    "cli": {
+        "comparison",
+        "estimate",
+        "estimate_adaptation",
+        "profiles",
+        "reporting",
+        "runtime",
+        "seeds",
+    },
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (
@@ -40,6 +49,7 @@ TEXT_STAGES = (
     "prepare_sft",
     "prepare_tasks",
     "score_answers",
+    "check_leakage",
     "account_costs",
 )
 

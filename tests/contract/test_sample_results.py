@@ -72,3 +72,25 @@ def test_sft_gains_on_every_task_beyond_chance(task: str, metric: str):
 def test_cpt_lowers_bits_per_byte_on_its_evaluation_split():
     scores = json.loads((ROOT / "metrics/adaptation.json").read_text(encoding="utf-8"))
     assert scores["cpt"]["cpt"]["bits_per_byte"] < scores["base"]["cpt"]["bits_per_byte"]
+
+
+def test_the_leakage_check_scored_what_the_others_scored():
+    found = json.loads((ROOT / "metrics/leakage.json").read_text(encoding="utf-8"))
+    bits = {run: scores["all"] for run, scores in found["test"]["train"]["scores"].items()}
+    assert bits.keys() > set(RUNS)
+    assert bits == pytest.approx({run: metrics(run)["bits_per_byte"] for run in bits}, abs=2e-6)
+    answers = json.loads((ROOT / "metrics/answers.json").read_text(encoding="utf-8"))
+    for task, parts in found["tasks"]["sft_train"]["scores"]["sft"].items():
+        # As many items of each seed: the mean over items is the mean over seeds.
+        means = {name: answers["sft"][task][name]["mean"] for name in parts["all"]}
+        assert parts["all"] == pytest.approx(means, abs=2e-6)
+
+
+def test_the_sample_has_no_copy_of_an_evaluation_text_in_what_models_trained_on():
+    found = json.loads((ROOT / "metrics/leakage.json").read_text(encoding="utf-8"))
+    sets = [
+        counts for where in found.values() if isinstance(where, dict) for counts in where.values()
+    ]
+    assert len(sets) == 9
+    assert [counts["exact"] for counts in sets] == [0] * 9
+    assert found["tasks"]["sft_train"]["overlapping"] == 0

@@ -74,6 +74,17 @@ FILES: dict[str, Any] = {
         },
         "sft": {"bits_per_byte": 3.0, "low": 2.9, "behind": 1.3},
     },
+    "metrics/seeds/lm/v7-43.json": {"bits_per_byte": 2.0},
+    "metrics/seeds/answers/sft-43.json": {"sft-43": {"qa": {"f1": {"mean": 0.3}}}},
+    "metrics/leakage.json": {
+        "test": {"train": {"overlapping": 9, "scores": {"v7": {"clean": 2.0, "overlapping": 2.0}}}},
+        "tasks": {
+            "sft_train": {
+                "mean_share": 0.5,
+                "scores": {"sft": {"qa": {"clean": {"em": 0.5}, "overlapping": {"em": 0.0}}}},
+            }
+        },
+    },
     "metrics/export/sft.json": {"merged_minus_unquantised_adapter": {"max": 1e-5}},
 }
 
@@ -122,8 +133,8 @@ def changed(root: Path, file: str, *keys: str | int, value: Any) -> None:
 
 
 def test_equal_metrics_have_no_differences(compared: Callable) -> None:
-    # 11 JSON files and the items; ledger and costs are not counted.
-    assert compared() == (0, ["", "12 metrics files compared, 0 differences"])
+    # 14 JSON files and the items; ledger and costs are not counted.
+    assert compared() == (0, ["", "15 metrics files compared, 0 differences"])
 
 
 # 3 % of 2.0 bits, 10 % of perplexity 20, 0.02 of accuracy; exact counts; 1e-4 of reference lines.
@@ -200,6 +211,22 @@ MOVES = [
     ("leaderboard.json", ["sft", "low"], 3.5, True),
     ("leaderboard.json", ["sft", "behind"], 1.8, False),
     ("leaderboard.json", ["sft", "behind"], 2.0, True),
+    ("seeds/lm/v7-43.json", ["bits_per_byte"], 2.05, False),
+    ("seeds/lm/v7-43.json", ["bits_per_byte"], 2.07, True),
+    ("seeds/answers/sft-43.json", ["sft-43", "qa", "f1", "mean"], 0.5, False),
+    ("seeds/answers/sft-43.json", ["sft-43", "qa", "f1", "mean"], 0.6, True),
+    ("leakage.json", ["test", "train", "overlapping"], 10, True),
+    ("leakage.json", ["test", "train", "scores", "v7", "clean"], 2.3, False),
+    ("leakage.json", ["test", "train", "scores", "v7", "clean"], 2.4, True),
+    ("leakage.json", ["tasks", "sft_train", "mean_share"], 0.500001, True),
+    ("leakage.json", ["tasks", "sft_train", "scores", "sft", "qa", "clean", "em"], 0.7, False),
+    ("leakage.json", ["tasks", "sft_train", "scores", "sft", "qa", "clean", "em"], 0.8, True),
+    (
+        "leakage.json",
+        ["tasks", "sft_train", "scores", "sft", "qa", "overlapping", "em"],
+        1.0,
+        False,
+    ),
     ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-4, False),
     ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-3, True),
 ]

@@ -39,6 +39,7 @@ def test_help_teaches_the_verbs_and_examples(folder: Path, project: Path) -> Non
         "estimate",
         "profile",
         "publish-results",
+        "seeds",
         "results",
         "dvc repro",
         "cordel profile ptbr && ",
@@ -144,3 +145,44 @@ def test_publishing_another_profile_is_refused(folder: Path, project: Path) -> N
     done = cordel(folder, project, "publish-results", "ptbr")
     assert done.returncode == 1
     assert "params.yaml is profile 'sample', not 'ptbr'" in done.stderr
+
+
+# --- seeds ----------------------------------------------------------------------------------------
+
+
+def test_the_cost_of_a_seed_is_said_before_it_is_written(folder: Path, project: Path) -> None:
+    before = (folder / "params.yaml").read_text("utf-8")
+    done = cordel(folder, project, "seeds", "v6_rc16k_v5b", "143")
+    assert done.returncode == 0
+    first, second = done.stderr.splitlines()
+    unknown = "each further seed of v6_rc16k_v5b: unknown, run `cordel estimate`"
+    assert first.startswith(f"cordel: {unknown}")
+    assert second.endswith("v6_rc16k_v5b-143 now; next: dvc repro, then cordel seeds")
+    assert cordel(folder, project, "seeds", "--remove", "v6_rc16k_v5b-143").returncode == 0
+    assert (folder / "params.yaml").read_text("utf-8") == before
+
+
+def test_the_table_of_seeds_goes_to_the_terminal_or_a_file(folder: Path, project: Path) -> None:
+    cordel(folder, project, "seeds", "v7", "143")
+    shown = cordel(folder, project, "seeds").stdout
+    assert "| v7-143 | not run: `dvc repro` |" in shown
+    done = cordel(folder, project, "seeds", "--out", "docs/seeds.md")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (folder / "docs/seeds.md").read_text("utf-8").endswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("v7",), 2, "which seeds? such as: cordel seeds v7 43 44"),
+        (("v7", "x"), 2, "argument seed: invalid int value: 'x'"),
+        (("v7", "43", "--out", "a"), 2, "a name with its seeds, --remove and --out do not go"),
+        (("v8", "43"), 1, "error: no run and no arm 'v8'; there are: v1, "),
+    ],
+)
+def test_seeds_that_are_none_are_said_in_one_line(
+    words: tuple[str, ...], code: int, message: str, folder: Path, project: Path
+) -> None:
+    done = cordel(folder, project, "seeds", *words)
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1].removeprefix("cordel seeds: error: ").startswith(message)

@@ -16,6 +16,7 @@ from cordel.adaptation.quantised import LoraParams
 from cordel.compute import ComputeParams
 from cordel.corpus.cleaning import CleaningParams
 from cordel.corpus.instructions import SftDataParams
+from cordel.corpus.leakage import LeakageParams
 from cordel.corpus.sources import CorpusParams
 from cordel.corpus.splits import SplitParams
 from cordel.corpus.tasks import TaskParams
@@ -26,9 +27,10 @@ from cordel.evaluation.sampling import SamplingParams
 from cordel.evaluation.scoring import ScoringParams
 from cordel.evaluation.significance import ResamplingParams
 from cordel.models import parse_architecture
-from cordel.profiles import apply_profile
+from cordel.profiles import apply_profile, load_params, save_params
 from cordel.runtime.errors import ParamsError
 from cordel.runtime.params import parse
+from cordel.seeds import SeedParams
 from cordel.tokenizers.params import CharParams, TokenizerParams
 from cordel.training.params import RunParams
 from stages.encode_corpus import DatasetParams, EvaluationParams
@@ -142,6 +144,11 @@ def test_three_profiles_are_shipped() -> None:
     assert SHIPPED == ["ptbr", "smoke", "thesis"]
 
 
+def test_reading_and_writing_params_yaml_changes_no_byte(tmp_path: Path) -> None:
+    save_params(tmp_path / "params.yaml", load_params(ROOT / "params.yaml"))
+    assert text_of(tmp_path) == text_of(ROOT)
+
+
 @pytest.fixture(params=SHIPPED)
 def applied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Return a folder with the project's params.yaml under each of the profiles."""
@@ -180,7 +187,9 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "generation": GenerationParams,
         "scoring_adaptation": AdaptationScoringParams,
         "resampling": ResamplingParams,
+        "leakage": LeakageParams,
         "costs": CostParams,
+        "seeds": SeedParams,
     }.items()
     for name, values in params["tokenizers"].items():
         yield f"tokenizers.{name}", CharParams if values["kind"] == "char" else TokenizerParams
@@ -202,8 +211,8 @@ def test_every_section_of_a_profile_is_what_its_stage_expects(applied: Path) -> 
         assert parse(params[group][name] if name else params[group], owner, section)
         found.append(section)
     assert {section.split(".")[0] for section in found} == params.keys() - {"profile"}
-    # 8 + 10 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
-    assert len(found) == 8 + 10 + 6 + 3 + 8 + 12 + 2
+    # 8 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
+    assert len(found) == 8 + 12 + 6 + 3 + 8 + 12 + 2
 
 
 def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -> None:

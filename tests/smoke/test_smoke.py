@@ -83,6 +83,7 @@ def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
         *(f"{stage}@{run}" for stage in ("train_lm", "score_lm", "sample_lm") for run in runs),
         "rank_lm",
         "check_samples",
+        "check_leakage",
         "account_costs",
     }
     clone.run("git", "checkout", "-q", ".")
@@ -96,6 +97,7 @@ def test_the_edit_of_one_task_set_trains_nothing(clone: Clone):
         "prepare_tasks",
         *(f"generate_answers@{arm}" for arm in arms),
         "score_answers",
+        "check_leakage",
         "account_costs",
     }
     clone.run("git", "checkout", "-q", ".")

@@ -424,6 +424,23 @@ def test_training_from_scratch_again_gives_the_same_bytes(
         assert rows[0] == rows[1]
 
 
+@pytest.mark.usefixtures("elsewhere")
+def test_a_seed_on_the_command_line_is_as_in_params(made: Path) -> None:
+    command = SFT.replace("data/adapters/{0}", "{0}")
+    run(command.replace("--arm", "--seed 43 --arm"), "sft-43", *ADAPTED["sft"])
+    change(sft__seed=43)
+    run(command, "sft", *ADAPTED["sft"])
+    name = "adapter_model.safetensors"
+    weights = [Path(arm, name).read_bytes() for arm in ("sft-43", "sft", "data/adapters/sft")]
+    assert weights[0] == weights[1] != weights[2]
+    (record,) = read_json(Path("metrics/ledger/adapt_sft/sft-43.json"))
+    assert record["stage"] == "adapt_sft@sft-43"
+    folders = (Path(".ckpt/adapt_sft/sft-43"), Path(".ckpt/adapt_sft/sft"))
+    [further], [as_in_params] = ([path.name for path in folder.iterdir()] for folder in folders)
+    assert further == as_in_params
+    assert not (made / ".ckpt/adapt_sft/sft" / further).exists()
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 KEYS = {"loss", "nats", "tokens", "bytes", "perplexity", "accuracy", "bits_per_byte", "too_long"}

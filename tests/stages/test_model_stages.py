@@ -40,6 +40,10 @@ TRAIN = (
     "train_lm --run {run} --tokens data/tokens/{dataset} --out data/models/{run} "
     "--curve plots/curves/{run}.csv --ledger metrics/ledger/train_lm/{run}.json"
 )
+SEEDED = (
+    "train_lm --run {run} --seed 43 --tokens data/tokens/{dataset} --out OUT "
+    "--curve OUT.csv --ledger OUT.json"
+)
 EXPORT = (
     "export_model --run {run} --model data/models/{run} --tokens data/tokens/{dataset} "
     "--out data/export/{run} --metrics metrics/export/{run}.json"
@@ -217,17 +221,43 @@ def test_training_from_scratch_again_gives_the_same_bytes(
         assert (tmp_path / name).read_bytes() == expected
 
 
-def test_another_seed_gives_other_bytes(
-    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def seeded(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work where params.yaml has seed 43 for v7, and train it as `other`; return that folder."""
     params = tiny_params(project)
     params["models"]["v7"]["training"]["seed"] = 43
     write_params(tmp_path, params)
     (tmp_path / "data").symlink_to(Path("data").resolve())
     monkeypatch.chdir(tmp_path)
     run(TRAIN.replace("data/models/{run}", "other"), V7)
+    return tmp_path
+
+
+def test_another_seed_gives_other_bytes(seeded: Path) -> None:
     name = "model.safetensors"
-    assert Path("other", name).read_bytes() != Path("data/models/v7", name).read_bytes()
+    assert (seeded / "other" / name).read_bytes() != Path("data/models/v7", name).read_bytes()
+
+
+def test_a_seed_on_the_command_line_is_as_in_params_but_has_a_name_of_its_own(
+    made: Path, seeded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setenv("DVC_ROOT", str(seeded))  # where 43 was trained as v7
+    run(SEEDED.replace("OUT", str(seeded / "further")), V7)
+    name = "model.safetensors"
+    assert (seeded / "further" / name).read_bytes() == (seeded / "other" / name).read_bytes()
+    assert read_json(seeded / "further/config.json")["run"] == "v7-43"
+    (record,) = read_json(seeded / "further.json")
+    assert record["stage"] == "train_lm@v7-43"
+    # A folder of its own, or seeds would throw each other's checkpoints away.
+    [further], [as_in_params] = (keys(seeded / ".ckpt/train_lm" / name) for name in ("v7-43", "v7"))
+    assert further == as_in_params
+    assert further not in keys(made / ".ckpt/train_lm/v7")
+
+
+def keys(folder: Path) -> list[str]:
+    """Return the fingerprints of which a run has a checkpoint."""
+    return [path.name for path in folder.iterdir()]
 
 
 def test_a_finished_run_says_so_and_gives_the_same_bytes(
