@@ -25,8 +25,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "estimate": {"costs", "runtime", "sizing"},
     "estimate_adaptation": {"costs", "estimate", "runtime", "sizing"},
     "profiles": {"runtime"},
+    "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
     "reporting": {"runtime"},
-    "cli": {"estimate", "estimate_adaptation", "profiles", "reporting", "runtime"},
+    "cli": {
+        "estimate",
+        "estimate_adaptation",
+        "guardrail_table",
+        "profiles",
+        "reporting",
+        "runtime",
+    },
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (
@@ -38,6 +46,7 @@ TEXT_STAGES = (
     "prepare_cpt",
     "prepare_sft",
     "prepare_tasks",
+    "check_samples",
     "score_answers",
     "account_costs",
 )

@@ -21,7 +21,7 @@ from cordel.corpus.splits import SplitParams
 from cordel.corpus.tasks import TaskParams
 from cordel.costs import CostParams
 from cordel.evaluation.answers import AnswerScoringParams
-from cordel.evaluation.guardrails import GuardrailParams
+from cordel.evaluation.calibration import CalibrationParams
 from cordel.evaluation.references import ReferenceParams
 from cordel.evaluation.sampling import SamplingParams
 from cordel.evaluation.scoring import ScoringParams
@@ -33,6 +33,7 @@ from cordel.tokenizers.params import CharParams, TokenizerParams
 from cordel.training.params import RunParams
 from stages.encode_corpus import DatasetParams, EvaluationParams
 from stages.prepare_cpt import CptDataParams
+from stages.sample_early import EarlyParams
 from stages.score_adaptation import AdaptationScoringParams
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +171,8 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "scoring": ScoringParams,
         "references": ReferenceParams,
         "sampling": SamplingParams,
-        "guardrails": GuardrailParams,
+        "early": EarlyParams,
+        "guardrails": CalibrationParams,
         "lora": LoraParams,
         "cpt_data": CptDataParams,
         "cpt": AdaptationParams,
@@ -202,8 +204,8 @@ def test_every_section_of_a_profile_is_what_its_stage_expects(applied: Path) -> 
         assert parse(params[group][name] if name else params[group], owner, section)
         found.append(section)
     assert {section.split(".")[0] for section in found} == params.keys() - {"profile"}
-    # 8 + 10 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
-    assert len(found) == 8 + 10 + 6 + 3 + 8 + 12 + 2
+    # 8 + 11 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
+    assert len(found) == 8 + 11 + 6 + 3 + 8 + 12 + 2
 
 
 def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -> None:
