@@ -144,3 +144,12 @@ def test_publishing_another_profile_is_refused(folder: Path, project: Path) -> N
     done = cordel(folder, project, "publish-results", "ptbr")
     assert done.returncode == 1
     assert "params.yaml is profile 'sample', not 'ptbr'" in done.stderr
+
+
+def test_a_text_that_is_not_there_is_one_line(folder: Path, project: Path) -> None:
+    words = ("--tokenizer", "none.model", "--text", "nowhere", "--out", "table.md")
+    done = cordel(folder, project, "guardrails", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: none.model: not a SentencePiece model")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "table.md").exists()
