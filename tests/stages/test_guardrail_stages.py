@@ -167,18 +167,17 @@ def test_documents_come_without_begin_and_end(tokens: str, made: Path, prose: li
 
 
 def test_people_and_reference_share_no_document(made: Path) -> None:
-    params = parse(GUARDRAILS, CalibrationParams, "guardrails")
+    changes = {"reference_tokens": 10**6, "windows": 120}
+    params = parse(GUARDRAILS | changes, CalibrationParams, "guardrails")
     found = check_samples.build_guardrail(made / "toy", (40, 60), params)
-    sizes = [len(getattr(found.people, role)) for role in check_samples.ROLES]
-    assert sizes == [60, 60, 60]
-    # 180 passages of 50 ids need 9,000 of about 47,000; the reference has all other documents.
-    total = len(read_ids(made / "toy", "train")) + len(read_ids(made / "toy", "val"))
-    assert found.reference.tokens < total - sum(
-        len(p.ids) for role in check_samples.ROLES for p in getattr(found.people, role)
-    )
-    lengths = {len(p.ids) for p in found.people.fit}
-    assert min(lengths) >= 40
-    assert max(lengths) <= 60
+    people = [getattr(found.people, role) for role in check_samples.ROLES]
+    assert [len(passages) for passages in people] == [120, 120, 120]
+    lengths = [len(passage.ids) for passages in people for passage in passages]
+    assert (min(lengths), max(lengths)) == (40, 60)
+    # More than val has: train documents were held out, and then the reference has not seen them.
+    val, train = (len(read_ids(made / "toy", split)) for split in ("val", "train"))
+    assert sum(lengths) > val
+    assert train / 2 < found.reference.tokens < val + train - sum(lengths)
 
 
 def test_a_reference_is_no_longer_than_its_cap(made: Path) -> None:
