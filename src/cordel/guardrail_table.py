@@ -8,7 +8,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from shlex import quote
@@ -83,7 +83,7 @@ passes is not thereby true, coherent or useful, and one that was copied from the
 passes too. The bands hold for this text, this tokenizer and this length; other text needs a
 calibration of its own, which is one command. The false-alarm rate is that of all registers
 together, not of each one (last table). Passages of one document are alike, which the guarantee does
-not foresee: hence the measured rate beside it.
+not foresee: hence the measured rate beside it. A short sample says less than a long one.
 """
 MEASURED = """\
 ## Measured
@@ -98,7 +98,9 @@ A tokenizer without any capital gets lower-cased text (marked *). Noise (d), a m
 training, needs a training: the pipeline's stages `sample_early` and `check_samples` write its AUC
 to `metrics/guardrails/tokenizers/`, beside the same figures for the pipeline's own tokenizers.
 
-AUC of people against as many passages of noise (as many people again to fit, and to calibrate):
+The documents were dealt to reference, fit, calibration and evaluation, and the roles then passed
+on: {deals} deals in all. AUC of people against as many passages of noise, mean over the deals and
+(lowest of them); people are those of all deals together.
 """
 
 
@@ -110,8 +112,19 @@ class Measured:
     pieces: int
     lowercase: bool
     length: int
-    separation: dict[str, Any]
-    registers: dict[str, tuple[int, int]]  # evaluation passages, and how many of them fail
+    separations: list[dict[str, Any]]  # one for each deal
+    registers: dict[str, tuple[int, int]]  # passages of all deals, and how many of them fail
+
+    def mean(self, *keys: str) -> float:
+        """Return the mean over the deals of a value of ``separations``."""
+        return float(np.mean(self.values(*keys)))
+
+    def values(self, *keys: str) -> list[float]:
+        """Return the value of each deal."""
+        found: list[Any] = self.separations
+        for key in keys:
+            found = [value[key] for value in found]
+        return found
 
 
 def write_guardrail_table(
@@ -123,6 +136,7 @@ def write_guardrail_table(
     windows: int = 400,
     rate: float = 0.05,
     seed: int = 42,
+    deals: int = len(ROLES),
 ) -> list[Measured]:
     """Calibrate on ``text`` in each tokenizer and write the tables.
 
@@ -134,6 +148,7 @@ def write_guardrail_table(
         windows: Human passages to fit, to calibrate, to evaluate, and of each noise.
         rate: Of human passages that may fail.
         seed: Of everything that is drawn.
+        deals: How often the roles are passed on: with 4, each document has had each.
 
     Raises:
         InputError: A model or the text cannot be read, or there is too little text.
@@ -153,7 +168,11 @@ def write_guardrail_table(
     dealt = deal(read_registers(text), seed=seed)
     found = []
     for name, tokenizer in tokenizers.items():
-        found += measure(name, tokenizer, dealt, lengths, params)
+        turns = [
+            measure(name, tokenizer, passed_on(dealt, turn), lengths, params)
+            for turn in range(deals)
+        ]
+        found += [pooled(same_length) for same_length in zip(*turns, strict=True)]
         log.info("%s: done", name)
     lines = [
         *(quote(str(path)) for path in models),
@@ -213,6 +232,30 @@ def deal(
             role: [d.text for d in ordered[k :: len(ROLES)]] for k, role in enumerate(ROLES)
         }
     return dealt
+
+
+def passed_on(
+    dealt: Mapping[str, Mapping[str, list[str]]], turn: int
+) -> dict[str, dict[str, list[str]]]:
+    """Return the deal after each role's documents went ``turn`` roles further."""
+    places = range(len(ROLES))
+    return {
+        register: {ROLES[(k + turn) % len(ROLES)]: texts[ROLES[k]] for k in places}
+        for register, texts in dealt.items()
+    }
+
+
+def pooled(turns: Sequence[Measured]) -> Measured:
+    """Return what was found in several deals of one tokenizer and length."""
+    counts = {
+        register: np.sum([m.registers[register] for m in turns], axis=0).tolist()
+        for register in turns[0].registers
+    }
+    return replace(
+        turns[0],
+        separations=[separation for m in turns for separation in m.separations],
+        registers={register: (n, failed) for register, (n, failed) in counts.items()},
+    )
 
 
 def beginnings(texts: Sequence[str], characters: int) -> list[str]:
@@ -332,7 +375,7 @@ def _measure_at(
         pieces=reference.tokenizer.vocab_size,
         lowercase=lowercase,
         length=length,
-        separation=guardrail.separation(noises),
+        separations=[guardrail.separation(noises)],
         registers={
             register: (int((names == register).sum()), int(fails[names == register].sum()))
             for register in texts["evaluation"]
@@ -371,11 +414,18 @@ def render(
             beyond=_percent(beyond),
             level=_percent(RUN_LEVEL),
         ),
-        MEASURED.format(text=text, documents=documents, registers=len(dealt), command=command),
+        MEASURED.format(
+            text=text,
+            documents=documents,
+            registers=len(dealt),
+            deals=len(found[0].separations),
+            command=command,
+        ),
         _separation_table(found),
         "\n### Who passes\n\nThe share that passes; of people, 1 minus the false alarms.\n",
         _pass_table(found),
-        "\n### Bands\n\nMedian of people, and beyond which value a sample fails by that alone.\n",
+        "\n### Bands\n\nMedian of people, and beyond which value a sample fails by that alone, "
+        "in the first deal.\n",
         _band_table(found),
         "\n### False alarms by register\n\nOver all tokenizers. "
         f"{_percent(params.false_alarm_rate)} is that of the mixture: registers that are unlike "
@@ -398,10 +448,12 @@ def _separation_table(found: Sequence[Measured]) -> str:
     header += [f"{title} {who}" for title in NOISES.values() for who in ("ours", "thesis")]
     rows = []
     for m in found:
-        s = m.separation
-        row = [*_label(m), str(s["human"]["evaluation"]), f"{s['realised_false_alarm_rate']:.3f}"]
+        people = int(sum(m.values("human", "evaluation")))
+        row = [*_label(m), f"{people:,}", f"{m.mean('realised_false_alarm_rate'):.3f}"]
         for noise in NOISES:
-            row += [f"{s['noise'][noise][key]:.3f}" for key in ("auc", "thesis_auc")]
+            lowest = min(m.values("noise", noise, "auc"))
+            row.append(f"{m.mean('noise', noise, 'auc'):.3f} ({lowest:.3f})")
+            row.append(f"{m.mean('noise', noise, 'thesis_auc'):.3f}")
         rows.append(row)
     return markdown_table(header, rows)
 
@@ -411,14 +463,16 @@ def _pass_table(found: Sequence[Measured]) -> str:
     header += [f"{t} {who}" for t in ("people", *NOISES.values()) for who in ("ours", "thesis")]
     rows = []
     for m in found:
-        shares = [m.separation["human"], *(m.separation["noise"][noise] for noise in NOISES)]
-        cells = [f"{s[key]:.3f}" for s in shares for key in ("pass_share", "thesis_pass_share")]
-        rows.append([*_label(m), *cells])
+        groups = [("human",), *(("noise", noise) for noise in NOISES)]
+        keys = [(*group, key) for group in groups for key in ("pass_share", "thesis_pass_share")]
+        rows.append([*_label(m), *(f"{m.mean(*path):.3f}" for path in keys)])
     return markdown_table(header, rows)
 
 
 def _band_table(found: Sequence[Measured]) -> str:
-    rows = [[*_label(m), *(_band(m.separation["bands"][name]) for name in FEATURES)] for m in found]
+    rows = [
+        [*_label(m), *(_band(m.separations[0]["bands"][name]) for name in FEATURES)] for m in found
+    ]
     return markdown_table(["tokenizer", "pieces", "ids", *FEATURES], rows)
 
 
