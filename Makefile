@@ -37,10 +37,17 @@ format: setup  ## rewrite the code in the house format
 	ruff check --fix-only -q .
 	ruff format .
 
+audit: setup  ## recompute the thesis' published figures: make audit PUBLISHED=<folder>
+	@test -n "$(PUBLISHED)" || { echo "error: give PUBLISHED a folder with the published files, e.g. a clone of the thesis' repository"; exit 1; }
+	python -m audit.collect "$(PUBLISHED)"
+	cd audit && dvc repro --force
+	@sed -n '/^## Summary/,/^## 4/{/^## 4/!p}' audit/report.md
+	@echo "The whole report: audit/report.md, audit/report.pt-BR.md"
+
 publish-results: setup  ## keep the current run's results: make publish-results PROFILE=ptbr
 	cordel publish-results $(PROFILE)
 
 clean:  ## remove the environment and caches of tools; data and models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup repro test check format publish-results clean
+.PHONY: help setup repro test check format audit publish-results clean

@@ -9,13 +9,11 @@ from typing import Any
 
 from cordel.evaluation.answers import (
     BASELINES,
-    METRICS,
-    AnswerScoringParams,
     baseline_answer,
-    gains,
     score_answer,
-    summarise,
 )
+from cordel.evaluation.items import METRICS, gains, summarise, with_holm
+from cordel.evaluation.significance import ResamplingParams
 from cordel.runtime.console import run_stage
 from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import new_directory, read_jsonl, rounded, write_json, write_jsonl
@@ -45,7 +43,7 @@ def main() -> None:
     parser.add_argument("--items", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    params = read_params("scoring_answers", AnswerScoringParams)
+    params = read_params("resampling", ResamplingParams)
     rows = [row for path in args.answers for row in read_jsonl(path)]
     if not rows:
         raise ArtifactError("no arm has an answer; is base_models.base.source none?")
@@ -59,11 +57,13 @@ def main() -> None:
             for row in asked
         )
     metrics: dict[str, Any] = {name: summarise(group, params) for name, group in arms.items()}
-    metrics["gains"] = {
-        f"{a}-{b}": gains(arms[b], arms[a], params, names=(b, a))
-        for a, b in GAINS
-        if a in arms and b in arms
-    }
+    metrics["gains"] = with_holm(
+        {
+            f"{a}-{b}": gains(arms[b], arms[a], params, names=(b, a))
+            for a, b in GAINS
+            if a in arms and b in arms
+        }
+    )
     metrics["too_long"] = {
         name: sum(row["too_long"] for row in group)
         for name, group in arms.items()

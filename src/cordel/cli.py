@@ -19,6 +19,8 @@ examples:
   cordel estimate                      time, memory, disk and USD of each stage, before it runs
   cordel profile ptbr && dvc repro     train on a local folder of real text
   git checkout main -- params.yaml     back to the embedded sample
+  cordel compare main HEAD             what changed between two revisions, and is it chance?
+  cordel compare --models base sft     the same between two models of one revision
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the README's table again
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
@@ -38,6 +40,22 @@ examples:
 
 A GPU is priced by costs.usd_per_hour of params.yaml, under the name that nvidia-smi gives it; take
 --tflops, dense bfloat16, from its data sheet (RTX 3090: 71, RTX 4090: 165, H100 SXM: 989).
+"""
+
+COMPARE = """\
+Say what changed from A to B, by how much, whether it is more than chance, and what so many items
+could show. A and B are branches, tags, commits or DVC experiments, or `workspace` for the files as
+they are; with --models, two runs or arms of one revision. Only the scores of items that git tracks
+are read (metrics/items), so a clone without any data will do.
+"""
+COMPARE_EXAMPLES = """\
+examples:
+  cordel compare main HEAD                      this branch against main
+  cordel compare HEAD workspace                 what the last `dvc repro` changed
+  cordel compare main lilac-vole                an experiment of `dvc exp run`
+  cordel compare --models base sft              two arms: bits per byte, and the answers
+  cordel compare --models v5_main v7 --rev main --results results/ptbr
+  cordel compare main HEAD --json changes.json  the same as data
 """
 
 
@@ -61,6 +79,23 @@ def main() -> None:
     )
     estimate.add_argument("--gpu", metavar="NAME", help="a GPU that is not here, by its name")
     estimate.add_argument("--tflops", metavar="X", type=float, help="its bfloat16 peak, in TFLOP/s")
+    compare = verbs.add_parser(
+        "compare",
+        help="say what changed between two revisions or models, and whether by chance",
+        description=COMPARE,
+        epilog=COMPARE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument("a", metavar="A", help="a revision; with --models, a run or arm")
+    compare.add_argument("b", metavar="B", help="what is compared with A")
+    compare.add_argument("--models", action="store_true", help="A and B are runs or arms")
+    compare.add_argument(
+        "--rev", metavar="REV", help="with --models: of which revision [workspace]"
+    )
+    compare.add_argument(
+        "--results", metavar="DIR", type=Path, default=Path(), help="where metrics/ is [.]"
+    )
+    compare.add_argument("--json", metavar="FILE", type=Path, help="write the same as data")
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the README's table")
@@ -77,6 +112,8 @@ def main() -> None:
         estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
     if args.verb == "estimate" and args.tflops is not None and args.tflops <= 0:
         estimate.error(f"--tflops is {args.tflops}, expected above 0")
+    if args.verb == "compare" and args.rev is not None and not args.models:
+        compare.error("--rev goes with --models; without it A and B are the revisions")
     run_stage(lambda: _run(args))
 
 
@@ -98,12 +135,36 @@ def _run(args: argparse.Namespace) -> None:
         write_guardrail_table(args.tokenizer, args.text, args.out)
         log.info("wrote %s", args.out)
         return
+    if args.verb == "compare":
+        _compare(args)
+        return
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
     if args.verb == "publish-results":
         publish_results(args.name, root=Path())
     render_results(root=Path())
     log.info("rendered docs/results.md and the README's table")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from cordel.comparison import (  # noqa: PLC0415
+        WORKSPACE,
+        compare,
+        model_of,
+        read_scores,
+        render,
+        write_comparison,
+    )
+
+    if args.models:
+        scores = read_scores(args.rev or WORKSPACE, args.results)
+        a, b = model_of(scores, args.a), model_of(scores, args.b)
+    else:
+        a, b = (read_scores(revision, args.results) for revision in (args.a, args.b))
+    found = compare(a, b)
+    sys.stdout.write(render(found) + "\n")
+    if args.json is not None:
+        write_comparison(args.json, found)
 
 
 def _estimate(args: argparse.Namespace, log: logging.Logger) -> None:

@@ -24,10 +24,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "costs": {"runtime"},
     "estimate": {"costs", "runtime", "sizing"},
     "estimate_adaptation": {"costs", "estimate", "runtime", "sizing"},
+    "comparison": {"evaluation", "runtime"},
     "profiles": {"runtime"},
     "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
     "reporting": {"runtime"},
     "cli": {
+        "comparison",
         "estimate",
         "estimate_adaptation",
         "guardrail_table",

@@ -153,6 +153,7 @@ def joined(stage: str, folder: str) -> set[str]:
 
 def test_joins_list_every_run():
     assert joined("rank_lm", "metrics/lm") - {"references"} == RUNS | ARMS
+    assert joined("rank_lm", "metrics/items") == RUNS | ARMS
     assert joined("check_samples", "data/samples") == RUNS
     assert joined("score_answers", "data/answers") == ARMS
     assert joined("account_costs", "data/models") == RUNS

@@ -64,7 +64,36 @@ FILES: dict[str, Any] = {
     "metrics/adaptation.json": {"sft": {"cpt": {"loss": 4.0, "tokens": 100}}},
     "metrics/answers.json": {
         "sft": {"qa": {"f1": {"mean": 0.3, "ci": [0.2, 0.4]}, "words": {"mean": 4.0}}},
+        "gains": {
+            "sft-base": {
+                "qa": {
+                    "f1": {
+                        "mean": 0.3,
+                        "per_seed": {"123": 0.3},
+                        "p": 0.04,
+                        "p_holm": 0.2,
+                        "n_items": 120,
+                        "detectable": 0.1,
+                    },
+                    "words": {"n_items": 120},
+                }
+            }
+        },
         "too_long": {"sft": 0},
+    },
+    "metrics/leaderboard.json": {
+        "v1": {
+            "bits_per_byte": 2.0,
+            "low": 1.9,
+            "high": 2.1,
+            "behind": 0.3,
+            "behind_low": 0.2,
+            "p": 0.04,
+            "p_holm": 0.2,
+            "bound": True,
+            "documents": 120,
+        },
+        "sft": {"bits_per_byte": 3.0, "low": 2.9, "behind": 1.3},
     },
     "metrics/export/sft.json": {"merged_minus_unquantised_adapter": {"max": 1e-5}},
 }
@@ -114,11 +143,12 @@ def changed(root: Path, file: str, *keys: str | int, value: Any) -> None:
 
 
 def test_equal_metrics_have_no_differences(compared: Callable) -> None:
-    # 11 JSON files and the items; ledger and costs are not counted.
-    assert compared() == (0, ["", "12 metrics files compared, 0 differences"])
+    # 12 JSON files and the items; ledger and costs are not counted.
+    assert compared() == (0, ["", "13 metrics files compared, 0 differences"])
 
 
 # 3 % of 2.0 bits, 10 % of perplexity 20, 0.02 of accuracy; exact counts; 1e-4 of reference lines.
+GAIN = ("gains", "sft-base", "qa")
 MOVES = [
     ("tokenizers/bpe4k.json", ["vocab_size"], 2001, True),
     ("tokenizers/bpe4k.json", ["bytes_per_token"], 3.250001, True),
@@ -184,6 +214,35 @@ MOVES = [
     ("answers.json", ["sft", "qa", "words", "mean"], 23.0, False),
     ("answers.json", ["sft", "qa", "words", "mean"], 26.0, True),
     ("answers.json", ["too_long", "sft"], 1, True),
+    ("answers.json", [*GAIN, "f1", "mean"], 0.5, False),
+    ("answers.json", [*GAIN, "f1", "mean"], 0.6, True),
+    ("answers.json", [*GAIN, "f1", "per_seed", "123"], 0.5, False),
+    ("answers.json", [*GAIN, "f1", "per_seed", "123"], 0.6, True),
+    ("answers.json", [*GAIN, "f1", "p"], 1.0, False),
+    ("answers.json", [*GAIN, "f1", "p_holm"], 1.0, False),
+    ("answers.json", [*GAIN, "f1", "detectable"], None, False),
+    ("answers.json", [*GAIN, "f1", "n_items"], 119, True),
+    ("answers.json", [*GAIN, "words", "n_items"], 119, True),
+    ("leaderboard.json", ["v1", "bits_per_byte"], 2.05, False),
+    ("leaderboard.json", ["v1", "bits_per_byte"], 2.07, True),
+    ("leaderboard.json", ["v1", "low"], 1.97, False),
+    ("leaderboard.json", ["v1", "low"], 1.99, True),
+    ("leaderboard.json", ["v1", "high"], 2.18, False),
+    ("leaderboard.json", ["v1", "high"], 2.2, True),
+    ("leaderboard.json", ["v1", "behind"], 0.44, False),
+    ("leaderboard.json", ["v1", "behind"], 0.46, True),
+    ("leaderboard.json", ["v1", "behind_low"], 0.34, False),
+    ("leaderboard.json", ["v1", "behind_low"], 0.36, True),
+    ("leaderboard.json", ["v1", "p"], 1.0, False),
+    ("leaderboard.json", ["v1", "p_holm"], 1.0, False),
+    ("leaderboard.json", ["v1", "bound"], False, True),
+    ("leaderboard.json", ["v1", "documents"], 119, True),
+    ("leaderboard.json", ["sft", "bits_per_byte"], 3.4, False),
+    ("leaderboard.json", ["sft", "bits_per_byte"], 3.6, True),
+    ("leaderboard.json", ["sft", "low"], 3.3, False),
+    ("leaderboard.json", ["sft", "low"], 3.5, True),
+    ("leaderboard.json", ["sft", "behind"], 1.8, False),
+    ("leaderboard.json", ["sft", "behind"], 2.0, True),
     ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-4, False),
     ("export/sft.json", ["merged_minus_unquantised_adapter", "max"], 5e-3, True),
 ]

@@ -20,11 +20,11 @@ from cordel.corpus.sources import CorpusParams
 from cordel.corpus.splits import SplitParams
 from cordel.corpus.tasks import TaskParams
 from cordel.costs import CostParams
-from cordel.evaluation.answers import AnswerScoringParams
 from cordel.evaluation.calibration import CalibrationParams
 from cordel.evaluation.references import ReferenceParams
 from cordel.evaluation.sampling import SamplingParams
 from cordel.evaluation.scoring import ScoringParams
+from cordel.evaluation.significance import ResamplingParams
 from cordel.models import parse_architecture
 from cordel.profiles import apply_profile
 from cordel.runtime.errors import ParamsError
@@ -181,7 +181,7 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "tasks": TaskParams,
         "generation": GenerationParams,
         "scoring_adaptation": AdaptationScoringParams,
-        "scoring_answers": AnswerScoringParams,
+        "resampling": ResamplingParams,
         "costs": CostParams,
     }.items()
     for name, values in params["tokenizers"].items():

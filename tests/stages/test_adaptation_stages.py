@@ -147,7 +147,7 @@ def tiny_params(project: Path) -> dict[str, Any]:
     params["generation"] |= {"batch_size": 4, "brief_request": "Responda de forma breve."}
     params["generation"]["max_new_tokens"] = {"qa": 4, "summarization": 6, "rewriting": 6}
     params["scoring_adaptation"] = {"batch_size": 4, "block_length": 256}
-    params["scoring_answers"] |= {"bootstrap_resamples": 50}
+    params["resampling"] |= {"resamples": 50}
     params["evaluation"] = {"max_documents": 3}
     return params
 
@@ -588,9 +588,20 @@ def test_the_metrics_of_answers_have_their_schema() -> None:
         for task in summary.values():
             assert task.keys() == {"em", "f1", "rouge_l", "words"}
             for value in task.values():
-                assert value.keys() == {"mean", "sd", "ci", "per_seed"}
+                assert value.keys() >= {"mean", "sd", "ci", "per_seed"}
                 assert value["per_seed"].keys() == {"123", "456"}
                 assert len(value["ci"]) == 2
+
+
+def test_gains_say_whether_they_are_by_chance() -> None:
+    for summary in read_json(Path("metrics/answers.json"))["gains"].values():
+        for task in summary.values():
+            for metric, value in task.items():
+                corrected = set() if metric == "words" else {"p_holm"}
+                keys = {"mean", "sd", "ci", "per_seed", "p", "n_items", "detectable"} | corrected
+                assert value.keys() == keys
+                assert 0 < value["p"] <= value.get("p_holm", 1) <= 1
+                assert value["n_items"] > 1
 
 
 def test_gains_are_differences_and_baselines_need_no_model() -> None:

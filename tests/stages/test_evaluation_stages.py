@@ -16,7 +16,7 @@ from cordel.corpus.documents import Document, read_documents, write_documents
 from cordel.evaluation.references import compressed_bits_per_byte
 from cordel.models import build_model, parse_architecture
 from cordel.runtime.errors import ArtifactError
-from cordel.runtime.files import read_json, read_jsonl, write_json
+from cordel.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from cordel.tokenizers.char import learn_characters
 from cordel.tokenizers.params import TokenizerParams
 from cordel.tokenizers.saved import fingerprint
@@ -51,6 +51,7 @@ NORMALISATION = {
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str], None]:
     """Return a function that runs a stage with a command line in an empty folder."""
     params = {"compute": COMPUTE, "scoring": SCORING, "sampling": SAMPLING}
+    params |= {"resampling": {"resamples": 1024, "confidence": 0.95, "seed": 0}}
     params |= {"references": REFERENCES, "evaluation": {"max_documents": 2}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
     monkeypatch.chdir(tmp_path)
@@ -305,19 +306,90 @@ def test_sampling_again_gives_the_same_samples(samples: dict, run: Callable) -> 
 # --- rank_lm --------------------------------------------------------------------------------------
 
 
-def test_the_leaderboard_is_best_first_and_marks_lower_bounds(run: Callable) -> None:
-    for name, bits, lossless in (("v1", 2.5, False), ("v7", 1.9, True), ("v2", 1.2, False)):
-        write_json(Path(f"{name}.json"), {"bits_per_byte": bits, "lossless": lossless})
+RANK = "--references references.json --out out.json --metrics metrics.json "
+# Bits of the documents a (10 bytes) and b (30 bytes).
+COSTS = {"v7": (19, 57), "v1": (25, 75), "v2": (6, 42)}  # 1.9, 2.5 and 1.2 bits per byte
+
+
+def rank(run: Callable, costs: dict[str, tuple[float, ...]], bounds: tuple[str, ...] = ()) -> Any:
+    """Rank runs that cost so many bits on each document; return plot and metrics."""
+    for name, bits in costs.items():
+        size = [10, 30, *[20] * len(bits)][: len(bits)]
+        rows = [
+            {"id": f"d{n}", "nats": cost * math.log(2), "bytes": size[n], "unk_bytes": 0}
+            for n, cost in enumerate(bits)
+        ]
+        write_jsonl(Path(f"items/{name}.jsonl"), rows)
+        score = {"bits_per_byte": sum(bits) / max(1, sum(size)), "lossless": name not in bounds}
+        write_json(Path(f"lm/{name}.json"), score if bits else {})
     write_json(Path("references.json"), {"xz": {"bits_per_byte": 2.0, "order": 1}})
-    run(rank_lm, "--metrics v1.json v7.json v2.json --references references.json --out out.json")
-    assert read_json(Path("out.json")) == [
-        {"model": "≥ v2", "bits_per_byte": 1.2, "kind": "run"},
-        {"model": "v7", "bits_per_byte": 1.9, "kind": "run"},
+    names = {"scores": "lm/{}.json", "items": "items/{}.jsonl"}
+    words = [f"--{flag} {' '.join(path.format(n) for n in costs)}" for flag, path in names.items()]
+    run(rank_lm, RANK + " ".join(words))
+    return read_json(Path("out.json")), read_json(Path("metrics.json"))
+
+
+def test_the_leaderboard_is_best_first_and_marks_lower_bounds(run: Callable) -> None:
+    plot, _ = rank(run, COSTS, bounds=("v1", "v2"))
+    assert plot == [
+        # Resamples hold a twice, both, or b twice: 6 / 10, 48 / 40, 42 / 30.
+        {"model": "≥ v2", "bits_per_byte": 1.2, "kind": "run", "low": 0.6, "high": 1.4},
+        {"model": "v7", "bits_per_byte": 1.9, "kind": "run", "low": 1.9, "high": 1.9},
         {"model": "xz", "bits_per_byte": 2.0, "kind": "reference"},
-        {"model": "≥ v1", "bits_per_byte": 2.5, "kind": "run"},
+        {"model": "≥ v1", "bits_per_byte": 2.5, "kind": "run", "low": 2.5, "high": 2.5},
     ]
+
+
+def test_runs_are_compared_with_the_best_that_is_no_bound(run: Callable) -> None:
+    _, found = rank(run, COSTS, bounds=("v1", "v2"))
+    assert found["v7"] == {
+        "bits_per_byte": 1.9,
+        "low": 1.9,
+        "high": 1.9,
+        "behind": 0.0,
+        "behind_low": 0.0,
+        "behind_high": 0.0,
+        "bound": False,
+        "documents": 2,
+    }
+    # Behind by (6 + 18) / 40; ahead by 13 / 10 and 15 / 30. Two items: p is 2 / 4 at the least.
+    behind = ("behind", "behind_low", "behind_high", "p", "p_holm", "bound")
+    assert [found["v1"][key] for key in behind] == [0.6, 0.6, 0.6, 0.5, 1.0, True]
+    assert [found["v2"][key] for key in behind] == [-0.7, -1.3, -0.5, 0.5, 1.0, True]
+
+
+def test_all_runs_but_the_best_are_one_family(run: Callable) -> None:
+    # All ten documents are dearer by a bit: p = 2 / 2^10, twice; nine are and one is cheaper: 22.
+    flat = (10.0,) * 10
+    dearer = tuple(bits + 1 for bits in flat)
+    _, found = rank(run, {"v7": flat, "v1": dearer, "v2": dearer, "v3": (9.0, *dearer[1:])})
+    p = {name: (run.get("p"), run.get("p_holm")) for name, run in found.items()}
+    assert p == {
+        "v7": (None, None),
+        "v1": (0.001953, 0.005859),
+        "v2": (0.001953, 0.005859),
+        "v3": (0.021484, 0.021484),
+    }
+
+
+def test_among_bounds_alone_the_lowest_is_the_best(run: Callable) -> None:
+    _, found = rank(run, COSTS, bounds=("v1", "v2", "v7"))
+    assert found["v2"]["behind"] == 0
+    assert found["v7"]["behind"] == 0.7
+
+
+def test_an_arm_whose_base_is_not_configured_is_left_out(run: Callable) -> None:
+    plot, found = rank(run, COSTS | {"instruct": ()})
+    assert found.keys() == COSTS.keys()
+    assert len(plot) == 4
+
+
+def test_a_run_of_other_documents_stops_the_ranking(run: Callable) -> None:
+    message = "v1 was scored on 3 documents, of which all runs share 2; .* run dvc repro"
+    with pytest.raises(ArtifactError, match=message):
+        rank(run, COSTS | {"v1": (25, 75, 3)})
 
 
 def test_a_run_that_was_not_scored_stops_the_ranking(run: Callable) -> None:
     with pytest.raises(ArtifactError, match=r"v9\.json: no such file; `dvc repro` makes it"):
-        run(rank_lm, "--metrics v9.json --references references.json --out out.json")
+        run(rank_lm, RANK + "--scores v9.json --items v9.jsonl")

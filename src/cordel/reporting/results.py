@@ -7,8 +7,9 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -44,7 +45,8 @@ HEADER = (
     "guardrail",
 )
 LEGEND = (
-    "Bits per byte on the common test text, lower is better; ≥ marks a lower bound (the run's "
+    "Bits per byte on the common test text, lower is better, with its 95 % bootstrap interval over "
+    "documents; ≥ marks a lower bound (the run's "
     "normalisation erases case, digits, line breaks or characters, and is excused from them). "
     "Perplexity and accuracy are per token of the run's own tokenizer and compare only runs that "
     "share it. The guardrail is the thesis' short-piece ratio with its verdict (threshold 0.12), "
@@ -165,6 +167,14 @@ def results_table(folder: Path) -> str:
     return markdown_table(HEADER, [cells for _, cells in rows])
 
 
+def _bits_per_byte(folder: Path, run: str, score: Mapping[str, Any]) -> str:
+    """Return bits per byte, with its interval where there is a leaderboard that knows it."""
+    path = folder / "metrics/leaderboard.json"
+    known = read_json(path).get(run) if path.exists() else None
+    interval = f" [{known['low']:.3f}, {known['high']:.3f}]" if known else ""
+    return f"{'' if score['lossless'] else '≥ '}{score['bits_per_byte']:.3f}{interval}"
+
+
 def _run_row(folder: Path, run: str) -> tuple[float, list[str]]:
     score = read_json(folder / f"metrics/lm/{run}.json")
     attempts = read_json(folder / f"metrics/ledger/train_lm/{run}.json")
@@ -175,7 +185,7 @@ def _run_row(folder: Path, run: str) -> tuple[float, list[str]]:
     bits = score["bits_per_byte"]
     return bits, [
         f"**{run}**" if score["lossless"] else run,
-        f"{'' if score['lossless'] else '≥ '}{bits:.3f}",
+        _bits_per_byte(folder, run, score),
         f"{score['bits_per_byte_own']:.3f}",
         f"{score['perplexity']:,.1f}",
         f"{score['accuracy']:.3f}",
@@ -204,7 +214,7 @@ def _arm_rows(folder: Path, arm: str) -> list[tuple[float, list[str]]]:
             bits,
             [
                 f"{arm} (track 2)",
-                f"{'' if score['lossless'] else '≥ '}{bits:.3f}",
+                _bits_per_byte(folder, arm, score),
                 "–",
                 f"{score['perplexity']:,.1f}",
                 f"{score['accuracy']:.3f}",

@@ -1,35 +1,29 @@
-"""Answers: scores and intervals by hand, and the published figures to the last digit."""
+"""Answers: scores by hand, and the published figures to the last digit."""
 
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cordel.evaluation import answers
 from cordel.evaluation.answers import (
     AS_PUBLISHED,
     CORRECTED,
-    METRICS,
-    AnswerScoringParams,
     Scorer,
     baseline_answer,
-    gains,
     remove_leak,
     score_answer,
-    summarise,
 )
-from cordel.runtime.errors import ArtifactError
+from cordel.evaluation.items import gains, summarise
+from cordel.evaluation.significance import ResamplingParams
 
-PARAMS = AnswerScoringParams(bootstrap_resamples=2000, confidence=0.95, seed=42)
+PARAMS = ResamplingParams(resamples=2000, confidence=0.95, seed=42)
 SCORERS = {"published": AS_PUBLISHED, "corrected": CORRECTED}
 TASKS = ("qa", "summarization", "rewriting")
 
@@ -178,181 +172,6 @@ def test_an_unknown_baseline_is_named() -> None:
     message = "baseline is 'lead3', expected one of copy, lead1, empty"
     with pytest.raises(ValueError, match=message):
         baseline_answer("lead3", instruction="", input="")  # pyright: ignore[reportArgumentType]
-
-
-# --- many answers ---------------------------------------------------------------------------------
-
-
-def row(seed: int, item: str, value: float, task: str = "qa") -> dict[str, Any]:
-    """Return a row whose em is ``value``, f1 half of it, rouge_l the same and words 8 times it."""
-    scored = {"em": value, "f1": value / 2, "rouge_l": value, "words": 8 * value}
-    return {"task": task, "seed": seed, "id": item} | scored
-
-
-def interval(rows: list[dict[str, Any]], **changes: Any) -> list[float]:
-    """Return the interval of em in task qa."""
-    return summarise(rows, replace(PARAMS, **changes))["qa"]["em"]["ci"]
-
-
-def test_the_mean_is_over_seeds_and_the_spread_is_of_a_sample() -> None:
-    # Seeds give 1/2 and 1: mean 3/4 (of the rows it would be 2/3), sd 1/2 / sqrt(2).
-    found = summarise([row(456, "x", 1), row(123, "y", 0), row(123, "z", 1)], PARAMS)
-    assert list(found) == ["qa"]
-    assert list(found["qa"]) == list(METRICS)
-    em, words = found["qa"]["em"], found["qa"]["words"]
-    assert em["per_seed"] == {"123": 0.5, "456": 1}
-    assert list(em["per_seed"]) == ["123", "456"]
-    assert (em["mean"], em["sd"]) == pytest.approx((0.75, 0.5 / math.sqrt(2)))
-    assert (words["mean"], words["sd"]) == pytest.approx((6, 4 / math.sqrt(2)))
-
-
-def test_one_seed_has_no_spread() -> None:
-    found = summarise([row(123, "x", 0), row(123, "y", 1)], PARAMS)["qa"]["em"]
-    assert (found["mean"], found["sd"], found["per_seed"]) == (0.5, None, {"123": 0.5})
-
-
-def test_no_rows_have_no_tasks() -> None:
-    assert summarise([], PARAMS) == {}
-
-
-@pytest.mark.parametrize(
-    ("rows", "confidence", "expected"),
-    [
-        # Two items give means 0, 1/2 and 1 in a quarter, a half and a quarter of the resamples.
-        ([row(1, "x", 0), row(1, "y", 1)], 0.95, [0, 1]),
-        ([row(1, "x", 0), row(1, "y", 1)], 0.6, [0, 1]),  # tails of a fifth
-        ([row(1, "x", 0), row(1, "y", 1)], 0.4, [0.5, 0.5]),
-        # One item, drawn by two seeds or twice by one, is drawn as a whole.
-        ([row(1, "x", 0), row(2, "x", 1)], 0.95, [0.5, 0.5]),
-        ([row(1, "x", 0), row(1, "x", 1)], 0.95, [0.5, 0.5]),
-        # Half of the resamples hold both: two rows of 1 and one of 0.
-        ([row(1, "x", 1), row(2, "x", 1), row(2, "y", 0)], 0.4, [2 / 3, 2 / 3]),
-        ([row(1, "x", 1), row(2, "x", 1), row(2, "y", 0)], 0.95, [0, 1]),
-    ],
-)
-def test_intervals_by_hand(
-    rows: list[dict[str, Any]], confidence: float, expected: list[float]
-) -> None:
-    assert interval(rows, confidence=confidence) == pytest.approx(expected)
-
-
-@pytest.fixture(scope="module")
-def many() -> list[dict[str, Any]]:
-    """Return 60 rows over 2 seeds that share 10 items, in two tasks."""
-    values = np.random.default_rng(0).random((2, 2, 30))
-    return [
-        row(seed, f"i{number + 20 * seed:02}", float(values[place, seed, number]), task)
-        for place, task in enumerate(("qa", "rewriting"))
-        for seed in (0, 1)
-        for number in range(30)
-    ]
-
-
-def test_an_interval_depends_on_the_seed_alone(many: list[dict[str, Any]]) -> None:
-    assert interval(many, seed=43) != interval(many)
-    assert interval(many[::-1]) == pytest.approx(interval(many), abs=1e-12)
-
-
-def test_tasks_are_sorted_and_do_not_move_each_other(many: list[dict[str, Any]]) -> None:
-    found = summarise(many[::-1], PARAMS)
-    assert list(found) == ["qa", "rewriting"]
-    assert summarise(many[:59:-1], PARAMS) == {"rewriting": found["rewriting"]}
-
-
-def test_all_metrics_of_a_task_share_their_resamples(many: list[dict[str, Any]]) -> None:
-    found = summarise(many, PARAMS)["qa"]
-    assert found["f1"]["ci"] == pytest.approx([bound / 2 for bound in found["em"]["ci"]])
-    assert found["words"]["ci"] == pytest.approx([bound * 8 for bound in found["em"]["ci"]])
-
-
-def test_memory_bounds_change_no_interval(
-    many: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = interval(many)
-    monkeypatch.setattr(answers, "RESAMPLES_AT_ONCE", 7)
-    assert interval(many) == pytest.approx(before, abs=1e-12)
-
-
-def test_more_confidence_makes_a_wider_interval(many: list[dict[str, Any]]) -> None:
-    widths = [high - low for low, high in (interval(many, confidence=c) for c in (0.5, 0.8, 0.99))]
-    assert all(narrow < wide for narrow, wide in pairwise(widths))
-
-
-def test_gains_compare_each_item_with_itself() -> None:
-    # Items differ by 1, the arms by 1/4 everywhere: no doubt about the gain.
-    before = [row(1, "x", 0), row(1, "y", 1), row(2, "x", 0.5)]
-    after = [row(2, "x", 0.75), row(1, "y", 1.25), row(1, "x", 0.25)]
-    found = gains(before, after, PARAMS)["qa"]
-    assert found["em"] == {
-        "mean": 0.25,
-        "sd": 0,
-        "ci": [0.25, 0.25],
-        "per_seed": {"1": 0.25, "2": 0.25},
-    }
-    assert found["words"]["mean"] == 2
-    assert gains(after, before, PARAMS)["qa"]["em"]["mean"] == -0.25
-
-
-def test_gains_resample_items_not_rows() -> None:
-    # Item x gains 1 and loses 1: as one item, 0; y gains 0 as well.
-    before = [row(1, "x", 0), row(2, "x", 1), row(2, "y", 1)]
-    after = [row(1, "x", 1), row(2, "x", 0), row(2, "y", 1)]
-    found = gains(before, after, PARAMS)["qa"]["em"]
-    # Seeds gain 1 and -1/2.
-    assert (found["mean"], found["ci"]) == (0.25, [0, 0])
-
-
-def test_an_item_that_a_seed_holds_twice_is_paired_in_order() -> None:
-    before = [row(1, "x", 0), row(1, "x", 1)]
-    found = gains(before, [row(1, "x", 1), row(1, "x", 1)], PARAMS)["qa"]["em"]
-    assert (found["mean"], found["ci"]) == (0.5, [0.5, 0.5])
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        (
-            [row(1, "x", 0)],
-            [row(1, "x", 0), row(2, "z", 0), row(2, "y", 0)],
-            "arm 'base' lacks 2 items, first qa, seed 2, id 'y'; both arms",
-        ),
-        (
-            [row(1, "x", 0), row(1, "x", 0, "rewriting")],
-            [row(1, "x", 0)],
-            "arm 'sft' lacks 1 items, first rewriting, seed 1, id 'x'; both arms",
-        ),
-        (
-            [row(1, "x", 0), row(1, "x", 0)],
-            [row(1, "x", 0)],
-            "arm 'sft' lacks 1 items, first qa, seed 1, id 'x' (repeated); both arms",
-        ),
-        (
-            [row(1, "x", 0)],
-            [row(1, "y", 0)],
-            "arm 'base' lacks 1 items, first qa, seed 1, id 'y'; "
-            "arm 'sft' lacks 1 items, first qa, seed 1, id 'x'; both arms",
-        ),
-    ],
-)
-def test_items_that_one_arm_lacks_are_named(
-    before: list[dict[str, Any]], after: list[dict[str, Any]], message: str
-) -> None:
-    with pytest.raises(ArtifactError, match=re.escape(message)):
-        gains(before, after, PARAMS, names=("base", "sft"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"bootstrap_resamples": 0}, "bootstrap_resamples is 0, expected at least 1"),
-        ({"confidence": 0.0}, "confidence is 0.0, expected 0 < x < 1"),
-        ({"confidence": 1.0}, "confidence is 1.0, expected 0 < x < 1"),
-        ({"seed": -1}, "seed is -1, expected at least 0"),
-    ],
-)
-def test_a_parameter_out_of_range_is_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        replace(PARAMS, **changes)
 
 
 # --- the published answers (thesis.md, rows G1 to G5, and the corrected table of 5.7) -------------
@@ -525,7 +344,7 @@ def test_the_gains_of_the_corrected_table(
         ]
         for arm in ("base", "sft")
     )
-    found = gains(before, after, replace(PARAMS, bootstrap_resamples=10_000))[task][metric]
+    found = gains(before, after, replace(PARAMS, resamples=10_000))[task][metric]
     assert found["mean"] == pytest.approx(mean, abs=6e-4)
     assert found["ci"] == pytest.approx([low, high], abs=0.005)
 
@@ -539,7 +358,7 @@ def test_intervals_agree_with_the_normal_approximation_for_clusters(
     # the root of the summed squares of each item's summed deviations, over the number of rows.
     metric = PUBLISHED_METRICS[task][name]
     base, sft = (scored(arm, "published", leak=False) for arm in ("base", "sft"))
-    found = gains(base, sft, replace(PARAMS, bootstrap_resamples=10_000))[task][metric]
+    found = gains(base, sft, replace(PARAMS, resamples=10_000))[task][metric]
     deviations: dict[str, float] = {}
     for before, after in zip(base, sft, strict=True):
         if before["task"] == task:

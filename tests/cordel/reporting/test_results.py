@@ -105,6 +105,13 @@ def test_runs_and_reference_lines_are_sorted_best_first(root: Path) -> None:
     ]
 
 
+def test_a_leaderboard_adds_intervals(root: Path) -> None:
+    write_json(root / "metrics/leaderboard.json", {"v1": {"low": 2.4321, "high": 2.5678}})
+    found = {row[0]: row[1] for row in rows_of(results_table(root))}
+    assert found["v1"] == "≥ 2.500 [2.432, 2.568]"
+    assert found["**v7**"] == "1.750"
+
+
 def test_a_row_has_scores_cost_and_verdict(root: Path) -> None:
     # 2.5 million tokens in the end; 30 + 60 CPU seconds in both attempts.
     assert rows_of(results_table(root))[0][2:] == [
