@@ -1,67 +1,203 @@
-"""Judge the samples of all runs by the thesis' guardrails."""
+"""Judge the samples of all runs by guardrails calibrated on people, and by the thesis' own."""
 
 import argparse
 import logging
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+
+from cordel.evaluation.calibration import (
+    CalibrationParams,
+    Guardrail,
+    GuardrailError,
+    People,
+    failure,
+)
 from cordel.evaluation.guardrails import GuardrailParams, Sample, thesis_report
+from cordel.evaluation.passages import (
+    NOT_FOR_CHARACTERS,
+    Passage,
+    Pieces,
+    Reference,
+    opening,
+    shuffled_words,
+    uniform_noise,
+    unigram_noise,
+    windows_of,
+)
 from cordel.runtime.console import run_stage
-from cordel.runtime.errors import ArtifactError
+from cordel.runtime.errors import ArtifactError, ParamsError
 from cordel.runtime.files import read_json, rounded, write_json
 from cordel.runtime.params import read_params
 from cordel.tokenizers.saved import fingerprint, load_tokenizer
+from cordel.tokens import TokensMeta, read_ids, read_meta
 
 log = logging.getLogger(Path(__file__).stem)
-NOT_FOR_CHARACTERS = (
-    "every piece of a character tokenizer is one character, so the ratios say nothing"
-)
+ROLES = ("fit", "calibration", "evaluation")
 
 
-def check(
-    samples: dict[str, Any], tokenizer_folder: Path, params: GuardrailParams
-) -> dict[str, Any]:
+def documents_of(folder: Path, split: str, meta: TokensMeta) -> list[np.ndarray]:
+    """Return the documents of a split without begin and end, mapped and not loaded."""
+    ids = read_ids(folder, split)
+    lengths = pq.read_table(folder / f"{split}.parquet", columns=["tokens"])["tokens"].to_numpy()
+    ends = np.cumsum(lengths)
+    if ends[-1] != len(ids):
+        message = f"{folder}: {split}.bin and {split}.parquet disagree; rerun encode_corpus"
+        raise ArtifactError(message)
+    bounds = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
+    return [ids[a + len(meta.begin) : b - len(meta.end)] for a, b in bounds]
+
+
+def build_guardrail(folder: Path, lengths: tuple[int, int], params: CalibrationParams) -> Guardrail:
+    """Return the guardrail of a folder of tokens, for samples of these lengths.
+
+    People are the val documents, and where those are too few, train documents that the reference
+    then does not see, half of them at most.
+    """
+    meta = read_meta(folder)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    rng = np.random.default_rng(params.seed)
+    val, train = (documents_of(folder, split, meta) for split in ("val", "train"))
+    train = [train[k] for k in rng.permutation(len(train))]
+    held_out, rest = train[: len(train) // 2], train[len(train) // 2 :]
+    opens = opening(tokenizer.pieces(range(tokenizer.vocab_size)))
+    windows: dict[str, list[np.ndarray]] = {role: [] for role in ROLES}
+    people, used = [*val, *held_out], 0
+    for document, role in zip(people, cycle(ROLES), strict=False):
+        if min(map(len, windows.values())) >= params.windows:
+            break
+        windows[role] += windows_of(document, opens, lengths, rng)
+        used += 1
+    rest = held_out[max(0, used - len(val)) :] + rest
+    order = params.char_order if tokenizer.kind == "char" else params.order
+    documents = list(_up_to(rest, params.reference_tokens))
+    reference = Reference(tokenizer, documents, order=order, seed=params.seed)
+    chosen = {
+        role: [reference.passage(found[k]) for k in rng.permutation(len(found))[: params.windows]]
+        for role, found in windows.items()
+    }
+    return Guardrail(reference, People(**chosen), params)
+
+
+def _up_to(documents: Sequence[np.ndarray], tokens: int) -> Iterator[np.ndarray]:
+    for document in documents:
+        if tokens <= 0:
+            return
+        yield document[:tokens]
+        tokens -= len(document)
+
+
+def check(samples: dict[str, Any], guardrail: Guardrail, folder: Path) -> dict[str, Any]:
     """Return the report on one run's samples.
 
     Raises:
-        ArtifactError: The samples were made with another tokenizer.
+        ArtifactError: They were made with another tokenizer, or hold their prompts.
     """
-    if samples["tokenizer_sha256"] != fingerprint(tokenizer_folder):
-        raise ArtifactError(
-            f"samples of {samples['run']} are not from {tokenizer_folder}; run dvc repro"
-        )
+    run = samples["run"]
+    if samples["tokenizer_sha256"] != fingerprint(folder / "tokenizer"):
+        raise ArtifactError(f"samples of {run} are not from {folder}/tokenizer; run dvc repro")
+    if any(sample["prompt_included"] for sample in samples["samples"]):
+        raise ArtifactError(f"samples of {run} hold their prompts; run sample_lm again")
     head = {key: samples[key] for key in ("run", "tokenizer", "tokenizer_sha256", "decoding")}
-    head |= {"prompt_included": any(s["prompt_included"] for s in samples["samples"])}
-    if samples["kind"] == "char":
+    head |= {"dataset": folder.name, "prompt_included": False}
+    report = guardrail.judge(passages_of(samples))
+    for sample, verdict in zip(samples["samples"], report["per_sample"], strict=True):
+        verdict["seed"] = sample["seed"]
+    tokenizer = guardrail.reference.tokenizer
+    return head | report | {"thesis": thesis(samples, tokenizer, guardrail.params.thesis)}
+
+
+def passages_of(samples: dict[str, Any]) -> list[Passage]:
+    """Return what the model drew, id by id."""
+    return [
+        Passage(np.asarray(sample["ids"], dtype=np.int64), sample["text"])
+        for sample in samples["samples"]
+    ]
+
+
+def thesis(samples: dict[str, Any], tokenizer: Pieces, params: GuardrailParams) -> dict[str, Any]:
+    """Return the report of the thesis' rule, which says nothing of characters."""
+    if tokenizer.kind == "char":
         nothing = {"fallback_ratio": None, "short_alpha_ratio": None}
-        return head | {"aggregate": nothing, "passes": None, "reason": NOT_FOR_CHARACTERS}
-    tokenizer = load_tokenizer(tokenizer_folder)
+        return {"aggregate": nothing, "passes": None, "reason": NOT_FOR_CHARACTERS}
     texts = [Sample(s["seed"], s["text"]) for s in samples["samples"]]
-    return head | thesis_report(
-        texts, lambda text: tokenizer.pieces(tokenizer.encode(text)), params
-    )
+    return thesis_report(texts, lambda text: tokenizer.pieces(tokenizer.encode(text)), params)
+
+
+def separation(early: dict[str, Any], guardrail: Guardrail, folder: Path) -> dict[str, Any]:
+    """Return how well both rules tell people from noise in one tokenizer."""
+    sha256 = fingerprint(folder / "tokenizer")
+    if early["tokenizer_sha256"] != sha256:
+        raise ArtifactError(f"early samples of {early['run']} are not from {folder}; run dvc repro")
+    reference, people = guardrail.reference, guardrail.people.evaluation
+    rng = np.random.default_rng(guardrail.params.seed)
+    lengths = [len(passage.ids) for passage in people]
+    noises = {
+        "uniform": uniform_noise(reference, lengths, rng),
+        "unigram": unigram_noise(reference, lengths, rng),
+        "shuffled": shuffled_words(reference, people, rng),
+        "early": passages_of(early),
+    }
+    head = {"tokenizer": early["tokenizer"], "tokenizer_sha256": sha256, "dataset": folder.name}
+    head |= {"early": {key: early[key] for key in ("run", "steps", "all_steps")}}
+    return head | guardrail.separation(noises)
+
+
+def lengths_of(decoding: dict[str, Any]) -> tuple[int, int]:
+    """Return the shortest and longest sample that decode settings allow."""
+    longest = decoding["max_new_tokens"]
+    return max(1, min(decoding["min_new_tokens"], longest)), longest
+
+
+def gate(reports: Sequence[dict[str, Any]], params: CalibrationParams) -> None:
+    """Name the runs that fail; raise if one of them had to pass.
+
+    Raises:
+        GuardrailError: ``on_failure`` is ``fail`` and a run of ``must_pass`` fails.
+        ParamsError: A run of ``must_pass`` is none.
+    """
+    unknown = sorted(set(params.must_pass) - {report["run"] for report in reports})
+    if unknown:
+        raise ParamsError(f"guardrails.must_pass names {unknown[0]!r}, which is no run of models")
+    failed = [report for report in reports if not report["passes"]]
+    bound = [report for report in failed if report["run"] in params.must_pass]
+    for report in failed:
+        log.warning("%s", failure(report))
+    if bound and params.on_failure == "fail":
+        raise GuardrailError(
+            f"{'; '.join(map(failure, bound))}; train longer, or set guardrails.on_failure: warn"
+        )
 
 
 def main() -> None:
-    """Write one report a run."""
+    """Write one report a run and one a tokenizer, then hold the gate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=Path, nargs="+", required=True)
-    parser.add_argument("--tokenizers", type=Path, nargs="+", required=True)
-    parser.add_argument(
-        "--metrics", type=Path, nargs="+", required=True, help="in the order of --samples"
-    )
+    for name in ("--tokens", "--metrics"):
+        parser.add_argument(name, type=Path, nargs="+", required=True, help="as --samples")
+    parser.add_argument("--early", type=Path, nargs="+", required=True)
+    parser.add_argument("--early-metrics", type=Path, nargs="+", required=True, help="as --early")
     args = parser.parse_args()
-    params = read_params("guardrails", GuardrailParams)
-    folders = {folder.name: folder for folder in args.tokenizers}
-    for source, target in zip(args.samples, args.metrics, strict=True):
-        samples = read_json(source)
-        report = check(samples, folders[samples["tokenizer"]], params)
-        write_json(target, rounded(report))
-        log.info(
-            "%s: %s",
-            samples["run"],
-            {True: "passes", False: "fails", None: "not judged"}[report["passes"]],
-        )
+    params = read_params("guardrails", CalibrationParams)
+    runs = list(zip(map(read_json, args.samples), args.tokens, args.metrics, strict=True))
+    early = list(zip(map(read_json, args.early), args.early_metrics, strict=True))
+    reports = []
+    for folder in dict.fromkeys(args.tokens):  # one reference in memory at a time
+        own = [(samples, target) for samples, tokens, target in runs if tokens == folder]
+        guardrail = build_guardrail(folder, lengths_of(own[0][0]["decoding"]), params)
+        for samples, target in own:
+            report = check(samples, guardrail, folder)
+            write_json(target, rounded(report))
+            reports.append(report)
+            log.info("%s: %s", report["run"], "passes" if report["passes"] else "fails")
+        for samples, target in early:
+            if samples["dataset"] == folder.name:
+                write_json(target, rounded(separation(samples, guardrail, folder)))
+    gate(reports, params)
 
 
 if __name__ == "__main__":

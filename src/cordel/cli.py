@@ -24,6 +24,8 @@ examples:
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the README's table again
+  cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
+                                       what guardrails tell from noise, in text of your own
 """
 ESTIMATE = """\
 Print what each stage of both tracks will take with the current params.yaml: tokens, time, memory,
@@ -122,6 +124,14 @@ def main() -> None:
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the README's table")
+    guardrails = verbs.add_parser(
+        "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
+    )
+    guardrails.add_argument(
+        "--tokenizer", type=Path, nargs="+", required=True, metavar="FILE.model"
+    )
+    guardrails.add_argument("--text", required=True, metavar="FOLDER_OR_GLOB")
+    guardrails.add_argument("--out", type=Path, required=True, metavar="FILE.md")
     args = parser.parse_args()
     if args.verb == "estimate" and (args.gpu is None) != (args.tflops is None):
         estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
@@ -147,6 +157,12 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "estimate":
         _estimate(args, log)
+        return
+    if args.verb == "guardrails":
+        from cordel.guardrail_table import write_guardrail_table  # noqa: PLC0415
+
+        write_guardrail_table(args.tokenizer, args.text, args.out)
+        log.info("wrote %s", args.out)
         return
     if args.verb == "compare":
         _compare(args)

@@ -376,14 +376,16 @@ def _answers(
 
 def _guardrail(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     """Return what to say of two reports; a ratio of pieces compares only the same pieces."""
-    ratios = [report.get("aggregate", {}).get("short_alpha_ratio") for report in (a, b)]
+    # The thesis' rule was a report's whole before it was a part.
+    totals = [report.get("thesis", report).get("aggregate", {}) for report in (a, b)]
+    ratios = [total.get("short_alpha_ratio") for total in totals]
     if None in ratios or a == b:
         return ""
     if a.get("tokenizer_sha256") is None or a["tokenizer_sha256"] != b.get("tokenizer_sha256"):
         return "guardrail not compared: its ratio counts pieces, and these are of other tokenizers"
     if a.get("decoding") != b.get("decoding"):
         return "guardrail not compared: the samples were drawn with other settings"
-    count = a["aggregate"].get("samples_count")
+    count = totals[0].get("samples_count")
     return (
         f"guardrail not tested, {count} samples are too few: short-piece ratio {ratios[0]:.3f} in "
         f"A, {ratios[1]:.3f} in B"

@@ -115,7 +115,7 @@ def calibrate(device: str = "auto", *, threads: int = 1) -> Calibration:
 def estimate(
     params: Mapping[str, Any], *, machine: Calibration, root: Path = Path()
 ) -> list[StageEstimate]:
-    """Return the estimates of train_lm, score_lm and sample_lm for each run, in this order.
+    """Return the estimates of train_lm, score_lm and sample_lm for each run, then sample_early.
 
     Early stopping (``patience``) is not foreseen: these are upper bounds there.
 
@@ -126,6 +126,7 @@ def estimate(
     """
     price, _ = price_of(params, machine)
     found = []
+    early: dict[str, StageEstimate] = {}  # of the last run over each tokenizer
     for name, run in params["models"].items():
         data = dataset_counts(params, run["dataset"], root=root)
         size = sizes(
@@ -138,6 +139,9 @@ def estimate(
         found.append(_training(name, run["training"], data, size, kind, machine))
         found.append(_scoring(name, run["training"], params, data, size, kind, machine))
         found.append(_sampling(name, params["sampling"], size, kind, machine))
+        tokenizer = params["datasets"][run["dataset"]]["tokenizer"]
+        early[tokenizer] = _early(tokenizer, run["training"], params, data, size, kind, machine)
+    found += early.values()
     ordered = [
         e for start in ("train_", "score_", "sample_") for e in found if e.stage.startswith(start)
     ]
@@ -360,6 +364,31 @@ def _sampling(
         seconds=tokens * (floor * size.n_layer + arithmetic),
         peak_memory_bytes=base + 4 * size.parameters,
         disk_bytes=6 * tokens,
+        usd=None,
+    )
+
+
+def _early(
+    tokenizer: str,
+    training: Mapping[str, Any],
+    params: Mapping[str, Any],
+    data: Dataset,
+    size: Sizes,
+    kind: Kind,
+    machine: Calibration,
+) -> StageEstimate:
+    """The first steps of a run, without an evaluation, and the samples."""
+    early = params["early"]
+    begun = {**training, "epochs": early["share"] * training["epochs"], "evaluations": -1}
+    drawn = {**params["sampling"], "prompts": ("",), "samples_per_prompt": early["samples"]}
+    steps = _training("", begun, data, size, kind, machine)
+    samples = _sampling("", drawn, size, kind, machine)
+    return StageEstimate(
+        stage=f"sample_early@{tokenizer}",
+        tokens=steps.tokens + samples.tokens,
+        seconds=steps.seconds + samples.seconds,
+        peak_memory_bytes=steps.peak_memory_bytes,
+        disk_bytes=samples.disk_bytes,
         usd=None,
     )
 

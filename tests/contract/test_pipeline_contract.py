@@ -16,7 +16,7 @@ from dvc.repo import Repo
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 REGISTRY = "src/cordel/models/__init__.py"
-LOADER = "src/cordel/checkpoints.py"
+BUILDERS = {"src/cordel/checkpoints.py", "src/cordel/training/loop.py"}  # who load and who train
 CODE = ("src/", "stages/")
 PLUMBING = "src/cordel/runtime/"  # logs, progress, file I/O: cannot change an output's bytes
 
@@ -90,7 +90,7 @@ def read_sections(stage: Any) -> set[str]:
 
 def test_the_pipeline_has_the_stages_it_is_known_for():
     defaults = [name for name in STAGES if "_seeds@" not in name]
-    assert 70 <= len(defaults) <= 80  # and so the parametrized tests below are not empty
+    assert 80 <= len(defaults) <= 90  # and so the parametrized tests below are not empty
     assert len(PARAMS["models"]) == 12
 
 
@@ -108,7 +108,7 @@ def test_every_stage_says_what_it_is_for(stage: Any):
 @every_stage
 def test_code_deps_are_the_import_closure(stage: Any):
     declared, imported = code_deps(stage), import_closure(entry_point(stage))
-    if LOADER in imported:  # it builds one architecture by name: declare exactly one
+    if imported & BUILDERS:  # it builds one architecture by name: declare exactly one
         chosen = {d for d in declared if Path(d).parent == Path(REGISTRY).parent} - {REGISTRY}
         assert len(chosen) == 1
         imported |= chosen
@@ -159,6 +159,31 @@ def test_joins_list_every_run():
     assert joined("score_answers", "data/answers") == ARMS
     assert joined("account_costs", "data/models") == RUNS
     assert joined("check_leakage", "metrics/items") == RUNS | ARMS | {f"answers-{a}" for a in ARMS}
+
+
+def in_order(stage: str, flag: str) -> list[str]:
+    """Return the values of a flag of a stage's command."""
+    words = shlex.split(STAGES[stage].cmd)
+    values = words[words.index(flag) + 1 :]
+    return values[: next((n for n, word in enumerate(values) if word.startswith("--")), None)]
+
+
+def test_samples_are_judged_in_the_text_of_their_run():
+    runs = [Path(path).stem for path in in_order("check_samples", "--samples")]
+    found = [Path(path).name for path in in_order("check_samples", "--tokens")]
+    assert found == [PARAMS["models"][run]["dataset"] for run in runs]
+    assert [Path(path).stem for path in in_order("check_samples", "--metrics")] == runs
+
+
+def test_the_last_run_over_each_tokenizer_is_sampled_early():
+    # As `cordel estimate` assumes.
+    models, datasets = PARAMS["models"], PARAMS["datasets"]
+    last = {datasets[models[run]["dataset"]]["tokenizer"]: run for run in models}
+    drawn = {name: in_order(f"sample_early@{name}", "--run") for name in PARAMS["tokenizers"]}
+    assert drawn == {tokenizer: [run] for tokenizer, run in last.items()}
+    assert joined("check_samples", "data/early") == set(PARAMS["tokenizers"])
+    early = [Path(path).stem for path in in_order("check_samples", "--early")]
+    assert [Path(path).stem for path in in_order("check_samples", "--early-metrics")] == early
 
 
 def test_costs_are_of_every_ledger_but_those_of_further_seeds():

@@ -31,10 +31,31 @@ FILES: dict[str, Any] = {
     },
     "metrics/lm/references.json": {"xz": {"bits_per_byte": 2.0}},
     "metrics/guardrails/v1.json": {
-        "aggregate": {"short_alpha_ratio": 0.2, "tokens": 377, "chars": 998, "samples_count": 5},
+        "allowed_failures": 1,
         "decoding": {"top_k": 80},
+        "failing": 3,
+        "features": {"bits_per_byte": 2.0, "order_gain": 3.0, "distinct_2": 0.8, "unk_ratio": 0.1},
+        "human": {"order_gain": {"low": 1.0}},
         "passes": False,
-        "violations": [{"type": "aggregate", "value": 0.2}],
+        "per_sample": [{"score": 2.0, "fails": True}],
+        "thesis": {
+            "aggregate": {
+                "short_alpha_ratio": 0.2,
+                "tokens": 377,
+                "chars": 998,
+                "samples_count": 5,
+            },
+            "passes": False,
+            "violations": [{"type": "aggregate", "value": 0.2, "threshold": 0.12}],
+        },
+        "threshold": 2.0,
+    },
+    "metrics/guardrails/tokenizers/char.json": {
+        "noise": {
+            "early": {"auc": 1.0, "pass_share": 0.0, "passages": 40},
+            "uniform": {"auc": 1.0, "passages": 300},
+        },
+        "threshold": 2.0,
     },
     "metrics/ledger/train_lm/v1.json": [{"seconds": 10.0}],
     "metrics/costs.json": {"total": {"hours": 0.2}},
@@ -133,8 +154,8 @@ def changed(root: Path, file: str, *keys: str | int, value: Any) -> None:
 
 
 def test_equal_metrics_have_no_differences(compared: Callable) -> None:
-    # 14 JSON files and the items; ledger and costs are not counted.
-    assert compared() == (0, ["", "15 metrics files compared, 0 differences"])
+    # 15 JSON files and the items; ledger and costs are not counted.
+    assert compared() == (0, ["", "16 metrics files compared, 0 differences"])
 
 
 # 3 % of 2.0 bits, 10 % of perplexity 20, 0.02 of accuracy; exact counts; 1e-4 of reference lines.
@@ -160,13 +181,35 @@ MOVES = [
     ("lm/references.json", ["xz", "bits_per_byte"], 2.0001, False),
     ("lm/references.json", ["xz", "bits_per_byte"], 2.01, True),
     ("guardrails/v1.json", ["passes"], True, False),
-    ("guardrails/v1.json", ["violations"], [], False),
-    ("guardrails/v1.json", ["aggregate", "tokens"], 300, False),
-    ("guardrails/v1.json", ["aggregate", "chars"], 900, False),
-    ("guardrails/v1.json", ["aggregate", "short_alpha_ratio"], 0.34, False),
-    ("guardrails/v1.json", ["aggregate", "short_alpha_ratio"], 0.36, True),
-    ("guardrails/v1.json", ["aggregate", "samples_count"], 4, True),
+    ("guardrails/v1.json", ["failing"], 0, False),
+    ("guardrails/v1.json", ["per_sample"], [], False),
+    ("guardrails/v1.json", ["allowed_failures"], 2, True),
+    ("guardrails/v1.json", ["threshold"], 2.004, False),
+    ("guardrails/v1.json", ["threshold"], 2.006, True),
+    ("guardrails/v1.json", ["human", "order_gain", "low"], 1.004, False),
+    ("guardrails/v1.json", ["human", "order_gain", "low"], 1.006, True),
+    ("guardrails/v1.json", ["features", "order_gain"], 4.9, False),
+    ("guardrails/v1.json", ["features", "order_gain"], 5.1, True),
+    ("guardrails/v1.json", ["features", "bits_per_byte"], 2.9, False),
+    ("guardrails/v1.json", ["features", "bits_per_byte"], 3.1, True),
+    ("guardrails/v1.json", ["features", "distinct_2"], 0.9, False),
+    ("guardrails/v1.json", ["features", "distinct_2"], 0.96, True),
+    ("guardrails/v1.json", ["features", "unk_ratio"], 0.3, True),
+    ("guardrails/v1.json", ["thesis", "passes"], True, False),
+    ("guardrails/v1.json", ["thesis", "violations"], [], False),
+    ("guardrails/v1.json", ["thesis", "aggregate", "tokens"], 300, False),
+    ("guardrails/v1.json", ["thesis", "aggregate", "chars"], 900, False),
+    ("guardrails/v1.json", ["thesis", "aggregate", "short_alpha_ratio"], 0.34, False),
+    ("guardrails/v1.json", ["thesis", "aggregate", "short_alpha_ratio"], 0.36, True),
+    ("guardrails/v1.json", ["thesis", "aggregate", "samples_count"], 4, True),
     ("guardrails/v1.json", ["decoding", "top_k"], 40, True),
+    ("guardrails/tokenizers/char.json", ["noise", "early", "auc"], 0.96, False),
+    ("guardrails/tokenizers/char.json", ["noise", "early", "auc"], 0.94, True),
+    ("guardrails/tokenizers/char.json", ["noise", "early", "pass_share"], 0.4, False),
+    ("guardrails/tokenizers/char.json", ["noise", "early", "passages"], 39, True),
+    ("guardrails/tokenizers/char.json", ["noise", "uniform", "auc"], 0.996, False),
+    ("guardrails/tokenizers/char.json", ["noise", "uniform", "auc"], 0.994, True),
+    ("guardrails/tokenizers/char.json", ["noise", "uniform", "passages"], 299, True),
     ("ledger/train_lm/v1.json", [0, "seconds"], 99.0, False),
     ("costs.json", ["total", "hours"], 99.0, False),
     ("lm/sft.json", ["bits_per_byte"], 3.4, False),

@@ -186,3 +186,12 @@ def test_seeds_that_are_none_are_said_in_one_line(
     done = cordel(folder, project, "seeds", *words)
     assert done.returncode == code
     assert done.stderr.splitlines()[-1].removeprefix("cordel seeds: error: ").startswith(message)
+
+
+def test_a_text_that_is_not_there_is_one_line(folder: Path, project: Path) -> None:
+    words = ("--tokenizer", "none.model", "--text", "nowhere", "--out", "table.md")
+    done = cordel(folder, project, "guardrails", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: none.model: not a SentencePiece model")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (folder / "table.md").exists()

@@ -47,10 +47,16 @@ def answers(arm: str, right: str, *, task: str = "qa", first: int = 0) -> list[d
 
 
 def guardrail(ratio: float | None, tokenizer: str = "a" * 64, **changes: Any) -> dict[str, Any]:
-    """Return a report as ``check_samples`` writes it."""
+    """Return a report that has the thesis' rule alone, as ``check_samples`` wrote it once."""
     aggregate = {"short_alpha_ratio": ratio, "samples_count": 5}
     report = {"aggregate": aggregate, "decoding": {"top_k": 80}, "tokenizer_sha256": tokenizer}
     return report | changes
+
+
+def with_ours(ratio: float) -> dict[str, Any]:
+    """Return a report as ``check_samples`` writes it."""
+    report = guardrail(ratio)
+    return report | {"thesis": {"aggregate": report.pop("aggregate")}}
 
 
 def git(*words: str) -> str:
@@ -294,6 +300,8 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are() -> None:
     ("a", "b", "expected"),
     [
         (guardrail(0.1), guardrail(0.2), "too few: short-piece ratio 0.100 in A, 0.200 in B"),
+        (with_ours(0.1), with_ours(0.2), "too few: short-piece ratio 0.100 in A, 0.200 in B"),
+        (guardrail(0.1), with_ours(0.2), "too few: short-piece ratio 0.100 in A, 0.200 in B"),
         (guardrail(0.1), guardrail(0.2, "b" * 64), "pieces, and these are of other tokenizers"),
         (guardrail(0.1), guardrail(0.2, decoding={"top_k": 9}), "drawn with other settings"),
         (guardrail(None), guardrail(None, "b" * 64), None),  # characters are not judged

@@ -49,6 +49,7 @@ def params(**changes: Any) -> dict[str, Any]:
         "evaluation": {"max_documents": 10},
         "scoring": {"batch_size": 4, "max_windows": 6},
         "sampling": {"prompts": [{}, {}], "samples_per_prompt": 3, "max_new_tokens": 7},
+        "early": {"share": 0.1, "samples": 4},
     } | changes
 
 
@@ -71,7 +72,7 @@ def of(stage: str, found: list[StageEstimate]) -> StageEstimate:
 
 def test_stages_come_in_the_order_of_the_pipeline(encoded: Path) -> None:
     found = [e.stage for e in estimate(params(), machine=CPU, root=encoded)]
-    assert found == ["train_lm@tiny", "score_lm@tiny", "sample_lm@tiny"]
+    assert found == ["train_lm@tiny", "score_lm@tiny", "sample_lm@tiny", "sample_early@bpe"]
 
 
 def test_training_is_three_forwards_and_evaluations_one(encoded: Path) -> None:
@@ -110,6 +111,16 @@ def test_a_recurrent_model_reads_once_and_then_the_thesis_windows(encoded: Path)
 def test_sampling_counts_every_sample_to_its_longest(encoded: Path) -> None:
     # 2 prompts x 3 samples x 7 tokens.
     assert of("sample_lm@tiny", estimate(params(), machine=CPU, root=encoded)).tokens == 42
+
+
+def test_an_early_model_trains_for_a_share_of_its_steps_and_is_sampled(encoded: Path) -> None:
+    found = of("sample_early@bpe", estimate(params(), machine=CPU, root=encoded))
+    # 0.1 of 1.5 epochs of 62 steps: 9 of 16 tokens. 4 samples of 7.
+    assert found.tokens == 9 * 16 + 4 * 7
+    sampled = of("sample_lm@tiny", estimate(params(), machine=CPU, root=encoded)).seconds * 28 / 42
+    # A token is 2 x (28 + 2 x 5) + 4 x 8 FLOPs, three times.
+    trained = 3 * 144 * 108 / (1e9 * CPU_TRAINING["gpt"])
+    assert found.seconds == pytest.approx(trained + sampled)
 
 
 def test_a_small_model_on_a_gpu_waits_for_its_launches(encoded: Path) -> None:
@@ -297,5 +308,5 @@ def test_this_machine_can_be_calibrated() -> None:
 def test_every_run_of_the_project_has_an_estimate(project: Path, tmp_path: Path) -> None:
     own = read_all(project / "params.yaml")
     found = estimate(own, machine=CPU, root=tmp_path)
-    assert len(found) == 3 * len(own["models"])
+    assert len(found) == 3 * len(own["models"]) + len(own["tokenizers"])
     assert all(e.seconds > 0 and e.tokens > 0 and e.peak_memory_bytes > 0 for e in found)

@@ -21,7 +21,7 @@ from cordel.corpus.sources import CorpusParams
 from cordel.corpus.splits import SplitParams
 from cordel.corpus.tasks import TaskParams
 from cordel.costs import CostParams
-from cordel.evaluation.guardrails import GuardrailParams
+from cordel.evaluation.calibration import CalibrationParams
 from cordel.evaluation.references import ReferenceParams
 from cordel.evaluation.sampling import SamplingParams
 from cordel.evaluation.scoring import ScoringParams
@@ -35,6 +35,7 @@ from cordel.tokenizers.params import CharParams, TokenizerParams
 from cordel.training.params import RunParams
 from stages.encode_corpus import DatasetParams, EvaluationParams
 from stages.prepare_cpt import CptDataParams
+from stages.sample_early import EarlyParams
 from stages.score_adaptation import AdaptationScoringParams
 
 ROOT = Path(__file__).parents[2]
@@ -177,7 +178,8 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "scoring": ScoringParams,
         "references": ReferenceParams,
         "sampling": SamplingParams,
-        "guardrails": GuardrailParams,
+        "early": EarlyParams,
+        "guardrails": CalibrationParams,
         "lora": LoraParams,
         "cpt_data": CptDataParams,
         "cpt": AdaptationParams,

@@ -81,6 +81,7 @@ def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
         "encode_corpus@unigram16k_web_100k",
         "encode_corpus@unigram16k_prose_100k",
         *(f"{stage}@{run}" for stage in ("train_lm", "score_lm", "sample_lm") for run in runs),
+        "sample_early@unigram16k",
         "rank_lm",
         "check_samples",
         "check_leakage",

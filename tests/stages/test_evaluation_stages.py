@@ -13,7 +13,6 @@ import yaml
 
 from cordel.checkpoints import ModelConfig, save_model
 from cordel.corpus.documents import Document, read_documents, write_documents
-from cordel.evaluation.guardrails import GuardrailParams
 from cordel.evaluation.references import compressed_bits_per_byte
 from cordel.models import build_model, parse_architecture
 from cordel.runtime.errors import ArtifactError
@@ -23,7 +22,7 @@ from cordel.tokenizers.params import TokenizerParams
 from cordel.tokenizers.saved import fingerprint
 from cordel.tokenizers.subword import learn_pieces
 from cordel.tokens import Encoded, TokensMeta, write_meta, write_split
-from stages import check_samples, rank_lm, sample_lm, score_lm, score_references
+from stages import rank_lm, sample_lm, score_lm, score_references
 from tests.cordel.evaluation.conftest import CONTEXT_LENGTH, TINY
 
 COMPUTE = {"device": "cpu", "threads": 1, "compile": False}
@@ -39,7 +38,6 @@ SAMPLING = {
     "frequency_penalty": 0.0,
 }
 REFERENCES = {"char_order": 3, "char_vocab_size": 30, "subword_order": 2}
-LIMITS = {"max_fallback_ratio": 0.03, "max_short_piece_ratio": 0.12}
 NORMALISATION = {
     "filter_characters": True,
     "end_marker": "newline",
@@ -54,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, str],
     """Return a function that runs a stage with a command line in an empty folder."""
     params = {"compute": COMPUTE, "scoring": SCORING, "sampling": SAMPLING}
     params |= {"resampling": {"resamples": 1024, "confidence": 0.95, "seed": 0}}
-    params |= {"references": REFERENCES, "evaluation": {"max_documents": 2}, "guardrails": LIMITS}
+    params |= {"references": REFERENCES, "evaluation": {"max_documents": 2}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
     monkeypatch.chdir(tmp_path)
 
@@ -303,50 +301,6 @@ def test_a_prompt_of_characters_stands_after_a_blank_line(
 def test_sampling_again_gives_the_same_samples(samples: dict, run: Callable) -> None:
     run(sample_lm, SAMPLE)
     assert read_json(Path("samples.json")) == samples
-
-
-# --- check_samples --------------------------------------------------------------------------------
-
-
-def made_with(folder: Path, kind: str, *texts: str) -> dict[str, Any]:
-    """Return samples as ``sample_lm`` writes them."""
-    samples = [{"seed": n, "text": text, "prompt_included": False} for n, text in enumerate(texts)]
-    head = {"run": "v0", "tokenizer": folder.name, "tokenizer_sha256": fingerprint(folder)}
-    return head | {"kind": kind, "decoding": {"top_k": 80}, "samples": samples}
-
-
-def test_samples_of_characters_are_not_judged(run: Callable) -> None:
-    learn_characters(["abc"], Path("char"))
-    write_json(Path("in.json"), made_with(Path("char"), "char", "abc"))
-    run(check_samples, "--samples in.json --tokenizers char --metrics out.json")
-    report = read_json(Path("out.json"))
-    assert report["passes"] is None
-    assert report["aggregate"] == {"fallback_ratio": None, "short_alpha_ratio": None}
-    assert report["reason"].startswith("every piece of a character tokenizer is one character")
-
-
-def test_a_report_carries_run_tokenizer_and_settings(run: Callable, pieces: Path) -> None:
-    write_json(Path("in.json"), made_with(pieces, "subword", "O coração canta."))
-    run(check_samples, f"--samples in.json --tokenizers {pieces} --metrics out.json")
-    report = read_json(Path("out.json"))
-    assert (report["run"], report["tokenizer"]) == ("v0", "pieces")
-    assert (report["tokenizer_sha256"], report["decoding"]) == (fingerprint(pieces), {"top_k": 80})
-    assert report["prompt_included"] is False
-
-
-def test_bytes_of_unknown_characters_are_fallbacks(pieces: Path) -> None:
-    # ☃ has three bytes, and ▁ before it is a piece of its own: 3 of 4, or of 3 without it.
-    found = check_samples.check(
-        made_with(pieces, "subword", "☃"), pieces, GuardrailParams(**LIMITS)
-    )
-    assert found["aggregate"]["fallback_tokens"] == 3
-    assert found["passes"] is False
-
-
-def test_samples_of_another_tokenizer_are_refused(pieces: Path) -> None:
-    samples = made_with(pieces, "subword", "O") | {"tokenizer_sha256": "0" * 64}
-    with pytest.raises(ArtifactError, match=r"samples of v0 are not from .*pieces; run dvc repro"):
-        check_samples.check(samples, pieces, GuardrailParams(**LIMITS))
 
 
 # --- rank_lm --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from stages import check_leakage
 
 COMMAND = (
     "check_leakage --clean clean/lossless --prose clean/prose --documents cpt --examples sft "
-    "--tasks tasks.jsonl --metrics metrics/leakage.json --overlapping metrics/items/leakage.jsonl "
+    "--tasks tasks.jsonl --metrics metrics/leakage.json --overlapping metrics/overlaps.jsonl "
     "--items metrics/items/v7.jsonl metrics/items/instruct.jsonl "
     "--answers metrics/items/answers-sft.jsonl metrics/items/answers-instruct.jsonl"
 )
@@ -166,7 +166,7 @@ def test_a_set_without_scores_of_items_says_so(name: str, run: Callable[[], Any]
 
 def test_the_overlapping_items_are_named_with_their_kinds(run: Callable[[], Any]) -> None:
     run()
-    rows = [r for r in read_jsonl(Path("metrics/items/leakage.jsonl")) if r["against"] == "train"]
+    rows = [r for r in read_jsonl(Path("metrics/overlaps.jsonl")) if r["against"] == "train"]
     assert {row["id"]: row["kinds"] for row in rows} == {
         "copy": ["exact", "near", "contained"],
         "changed": ["near", "contained"],

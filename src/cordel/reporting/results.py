@@ -179,6 +179,7 @@ def _run_row(folder: Path, run: str) -> tuple[float, list[str]]:
     score = read_json(folder / f"metrics/lm/{run}.json")
     attempts = read_json(folder / f"metrics/ledger/train_lm/{run}.json")
     guardrail = read_json(folder / f"metrics/guardrails/{run}.json")
+    guardrail = guardrail.get("thesis", guardrail)  # what was published before has that rule alone
     ratio = guardrail["aggregate"]["short_alpha_ratio"]
     verdict = "–" if ratio is None else f"{ratio:.3f} {'pass' if guardrail['passes'] else 'fail'}"
     bits = score["bits_per_byte"]

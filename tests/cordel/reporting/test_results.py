@@ -47,7 +47,7 @@ def score(bits: float, **changes: Any) -> dict[str, Any]:
 
 
 def guardrail(ratio: float | None, passes: bool | None) -> dict[str, Any]:
-    """Return a report as ``check_samples`` writes it."""
+    """Return the report of the thesis' rule, which was a report's whole before it was a part."""
     return {"aggregate": {"short_alpha_ratio": ratio}, "passes": passes}
 
 
@@ -131,6 +131,8 @@ def test_a_row_has_scores_cost_and_verdict(root: Path) -> None:
         (guardrail(None, None), "–"),
         (guardrail(0.05, passes=True), "0.050 pass"),
         (guardrail(0.0, passes=True), "0.000 pass"),
+        # The thesis' rule stands in the table; ours has a page of its own.
+        ({"passes": False, "thesis": guardrail(0.05, passes=True)}, "0.050 pass"),
     ],
 )
 def test_the_verdict_is_said_or_left_open(report: dict, expected: str, root: Path) -> None:
