@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cordel.evaluation.calibration import compare_reports
 from cordel.evaluation.items import (
     METRICS,
     QUALITY,
@@ -26,7 +27,7 @@ from cordel.evaluation.items import (
     shared_documents,
 )
 from cordel.evaluation.significance import ALPHA, ResamplingParams, evidence, holm, interval
-from cordel.runtime.errors import EnvironmentProblem, InputError
+from cordel.runtime.errors import ArtifactError, EnvironmentProblem, InputError
 from cordel.runtime.files import rounded, write_json
 
 WORKSPACE = "workspace"
@@ -375,21 +376,47 @@ def _answers(
 
 
 def _guardrail(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """Return what to say of two reports; a ratio of pieces compares only the same pieces."""
-    # The thesis' rule was a report's whole before it was a part.
-    totals = [report.get("thesis", report).get("aggregate", {}) for report in (a, b)]
-    ratios = [total.get("short_alpha_ratio") for total in totals]
-    if None in ratios or a == b:
+    """Return what to say of two reports: how many samples fail, and of which features."""
+    if a == b:
         return ""
-    if a.get("tokenizer_sha256") is None or a["tokenizer_sha256"] != b.get("tokenizer_sha256"):
-        return "guardrail not compared: its ratio counts pieces, and these are of other tokenizers"
-    if a.get("decoding") != b.get("decoding"):
+    if not all("per_sample" in report for report in (a, b)):
+        return "guardrail not compared: one report is of before it was calibrated on people"
+    try:
+        found = compare_reports(a, b)
+    except ArtifactError:
+        return "guardrail not compared: its ratios count pieces, and these are of other tokenizers"
+    if not found["same_decoding"]:
         return "guardrail not compared: the samples were drawn with other settings"
-    count = totals[0].get("samples_count")
-    return (
-        f"guardrail not tested, {count} samples are too few: short-piece ratio {ratios[0]:.3f} in "
-        f"A, {ratios[1]:.3f} in B"
+    failing = " in A, ".join(
+        f"{report['failing']} of {len(report['per_sample'])} fail" for report in (a, b)
     )
+    beyond = [_beyond(name, row) for name, row in found["features"].items() if _is_beyond(row)]
+    few = len(a["per_sample"])
+    return "; ".join([f"guardrail not tested, {few} samples are too few: {failing} in B", *beyond])
+
+
+def _is_beyond(row: Mapping[str, Any]) -> bool:
+    """Return whether the mean of either side is outside of what people write."""
+    low, high = _bounds(row)
+    return any(
+        (low is not None and row[side] < low) or (high is not None and row[side] > high)
+        for side in ("a", "b")
+        if row[side] is not None
+    )
+
+
+def _beyond(name: str, row: Mapping[str, Any]) -> str:
+    low, high = _bounds(row)
+    people = (f"from {low:.3f}" if low is not None else "") + (
+        f" to {high:.3f}" if high is not None else ""
+    )
+    sides = ", ".join("none" if row[s] is None else f"{row[s]:.3f}" for s in ("a", "b"))
+    return f"{name} {sides} (people {people.strip()})"
+
+
+def _bounds(row: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    human = row["human"] or {}
+    return human.get("low"), human.get("high")
 
 
 def _verdict(change: Change, family: int) -> str:

@@ -18,6 +18,7 @@ from cordel.comparison import (
     render,
     write_comparison,
 )
+from cordel.evaluation.passages import FEATURES
 from cordel.evaluation.significance import ResamplingParams
 from cordel.runtime.errors import InputError
 from cordel.runtime.files import read_json, write_json, write_jsonl
@@ -46,17 +47,24 @@ def answers(arm: str, right: str, *, task: str = "qa", first: int = 0) -> list[d
     ]
 
 
-def guardrail(ratio: float | None, tokenizer: str = "a" * 64, **changes: Any) -> dict[str, Any]:
-    """Return a report that has the thesis' rule alone, as ``check_samples`` wrote it once."""
-    aggregate = {"short_alpha_ratio": ratio, "samples_count": 5}
-    report = {"aggregate": aggregate, "decoding": {"top_k": 80}, "tokenizer_sha256": tokenizer}
-    return report | changes
-
-
-def with_ours(ratio: float) -> dict[str, Any]:
+def guardrail(tokenizer: str = "a" * 64, *, failing: int = 5, **changes: Any) -> dict[str, Any]:
     """Return a report as ``check_samples`` writes it."""
-    report = guardrail(ratio)
-    return report | {"thesis": {"aggregate": report.pop("aggregate")}}
+    features = {name: changes.pop(name, 0.5) for name in FEATURES}
+    return {
+        "run": "v1",
+        "tokenizer": "t",
+        "tokenizer_sha256": tokenizer,
+        "decoding": {"top_k": 80},
+        "features": features,
+        "human": {"order_gain": {"centre": 3.0, "low": 0.4, "high": None}},
+        "per_sample": [{}] * 5,
+        "failing": failing,
+    } | changes
+
+
+def uncalibrated() -> dict[str, Any]:
+    """Return a report that has the thesis' rule alone, as it was written once."""
+    return {"aggregate": {"short_alpha_ratio": 0.1}, "tokenizer_sha256": "a" * 64}
 
 
 def git(*words: str) -> str:
@@ -299,13 +307,21 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are() -> None:
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
-        (guardrail(0.1), guardrail(0.2), "too few: short-piece ratio 0.100 in A, 0.200 in B"),
-        (with_ours(0.1), with_ours(0.2), "too few: short-piece ratio 0.100 in A, 0.200 in B"),
-        (guardrail(0.1), with_ours(0.2), "too few: short-piece ratio 0.100 in A, 0.200 in B"),
-        (guardrail(0.1), guardrail(0.2, "b" * 64), "pieces, and these are of other tokenizers"),
-        (guardrail(0.1), guardrail(0.2, decoding={"top_k": 9}), "drawn with other settings"),
-        (guardrail(None), guardrail(None, "b" * 64), None),  # characters are not judged
-        (guardrail(0.1), guardrail(0.1), None),
+        (guardrail(), guardrail(failing=1), "too few: 5 of 5 fail in A, 1 of 5 fail in B"),
+        (
+            guardrail(),
+            guardrail(order_gain=0.1),
+            "in B; order_gain 0.500, 0.100 (people from 0.400)",
+        ),
+        (
+            guardrail(order_gain=None),
+            guardrail(order_gain=0.3),
+            "order_gain none, 0.300 (people from 0.400)",
+        ),
+        (guardrail(), guardrail("b" * 64), "count pieces, and these are of other tokenizers"),
+        (guardrail(), guardrail(decoding={"top_k": 9}), "drawn with other settings"),
+        (uncalibrated(), guardrail(), "one report is of before it was calibrated on people"),
+        (guardrail(), guardrail(), None),
     ],
 )
 def test_guardrails_compare_only_the_same_pieces(

@@ -29,23 +29,46 @@ from cordel.corpus.instructions import (
 from cordel.corpus.splits import SplitParams, split_documents
 from cordel.corpus.tasks import TaskParams, collect_tasks
 from cordel.evaluation.answers import AS_PUBLISHED, CORRECTED
+from cordel.evaluation.calibration import CalibrationParams, Guardrail, People, compare_reports
+from cordel.evaluation.passages import FEATURES, Reference
 from cordel.evaluation.sampling import Prompt, SamplingParams, choose, generate
 from cordel.models import build_model, parse_architecture
+from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_json
 from cordel.runtime.params import read_params
 from cordel.tokenizers.params import TokenizerParams
-from cordel.tokenizers.saved import load_tokenizer
+from cordel.tokenizers.saved import fingerprint, load_tokenizer
 from cordel.tokenizers.subword import learn_pieces
 from cordel.tokens import SplitMeta
 from cordel.training.loop import Trainer
 from cordel.training.params import RunParams
-from stages import train_tokenizer
+from stages import check_samples, train_tokenizer
 
 CPU = Compute(device="cpu", device_name="cpu", dtype="float32", threads=1, compile=False)
 PORTUGUESE = (
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789áàâãéêíóôõúüçÁÀÂÃÉÊÍÓÔÕÚÜÇ"
 )
 QUOTES = "“”‘’—–…ºª°§"
+
+
+@pytest.fixture(scope="module")
+def v7_folder(project: Path, prose: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with v7's tokenizer as params.yaml asks for it, but of 1,200 pieces."""
+    folder = tmp_path_factory.mktemp("v7")
+    (folder / "tokenizer").mkdir()
+    learn_pieces(prose, v7_params(project), folder / "tokenizer", section="unigram_v7")
+    return folder
+
+
+def v7_params(project: Path) -> TokenizerParams:
+    params = read_params("tokenizers.unigram_v7", TokenizerParams, path=project / "params.yaml")
+    return replace(params, vocab_size=1200)
+
+
+@pytest.fixture(scope="module")
+def v7_tokenizer(v7_folder: Path, project: Path) -> tuple[TokenizerParams, Any]:
+    """Return the params and the tokenizer."""
+    return v7_params(project), load_tokenizer(v7_folder / "tokenizer")
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +199,75 @@ def test_4_texts_that_say_the_same_are_equal(text: str, same: str):
 @pytest.mark.parametrize("answer", ["A", "o", "Um."])
 def test_4_an_answer_that_is_only_an_article_stays(answer: str):
     assert CORRECTED.normalise(answer) == answer.lower().strip(".")
+
+
+# --- 5. A guardrail report says what it is of, with people beside ---------------------------------
+
+DECODING = {"max_new_tokens": 60, "min_new_tokens": 40, "temperature": 0.85, "top_k": 80}
+
+
+@pytest.fixture(scope="module")
+def guardrail(
+    v7_tokenizer: tuple[TokenizerParams, Any], prose: list[str], project: Path
+) -> Guardrail:
+    """Return a guardrail in that tokenizer, calibrated on half of the prose."""
+    _, tokenizer = v7_tokenizer
+    ids = [np.asarray(tokenizer.encode(text)) for text in prose]
+    params = read_params("guardrails", CalibrationParams, path=project / "params.yaml")
+    reference = Reference(tokenizer, ids[56:], order=3, seed=0)
+    windows = [reference.passage(document[:60]) for document in ids[:56]]
+    people = People(fit=windows[:24], calibration=windows[24:48], evaluation=windows[48:])
+    return Guardrail(reference, people, params)
+
+
+def samples_of(run: str, folder: Path, *, prompt_included: bool = False) -> dict[str, Any]:
+    """Return five samples of uniform noise as ``sample_lm`` writes them."""
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    drawn = np.random.default_rng(0).integers(10, tokenizer.vocab_size, (5, 60)).tolist()
+    samples = [
+        {"seed": n, "ids": ids, "text": tokenizer.decode(ids), "prompt_included": prompt_included}
+        for n, ids in enumerate(drawn)
+    ]
+    sha256 = fingerprint(folder / "tokenizer")
+    head = {"run": run, "tokenizer": "unigram_v7", "tokenizer_sha256": sha256}
+    return head | {"decoding": DECODING, "samples": samples}
+
+
+def test_5_a_report_names_run_tokenizer_and_settings(guardrail: Guardrail, v7_folder: Path):
+    report = check_samples.check(samples_of("v7", v7_folder), guardrail, v7_folder)
+    assert (report["run"], report["decoding"]) == ("v7", DECODING)
+    assert report["tokenizer_sha256"] == fingerprint(v7_folder / "tokenizer")
+    assert report["prompt_included"] is False
+
+
+def test_5_people_stand_beside_every_ratio(guardrail: Guardrail, v7_folder: Path):
+    report = check_samples.check(samples_of("v7", v7_folder), guardrail, v7_folder)
+    measured = {name for name, value in report["features"].items() if value is not None}
+    assert set(report["human"]) == measured == set(FEATURES)
+    assert all(band["centre"] is not None for band in report["human"].values())
+    assert report["passes"] is False  # uniform noise, which the thesis' thresholds had passed
+
+
+def test_5_samples_with_their_prompts_are_refused(guardrail: Guardrail, v7_folder: Path):
+    with pytest.raises(ArtifactError, match="hold their prompts"):
+        check_samples.check(samples_of("v7", v7_folder, prompt_included=True), guardrail, v7_folder)
+
+
+def test_5_reports_of_two_tokenizers_are_not_compared(guardrail: Guardrail, v7_folder: Path):
+    report = check_samples.check(samples_of("v7", v7_folder), guardrail, v7_folder)
+    assert compare_reports(report, report | {"run": "v8"})["same_decoding"]
+    with pytest.raises(ArtifactError, match="compare runs of one tokenizer"):
+        compare_reports(report, report | {"run": "v6", "tokenizer_sha256": "0" * 64})
+
+
+def test_5_the_committed_report_of_every_run_has_them(project: Path):
+    reports = {p.stem: read_json(p) for p in (project / "metrics" / "guardrails").glob("*.json")}
+    assert len(reports) >= 12
+    for run, report in reports.items():
+        assert (report["run"], report["prompt_included"]) == (run, False)
+        assert len(report["tokenizer_sha256"]) == 64
+        assert report["decoding"]
+        assert report["human"]
 
 
 # --- 6. What is reported is the cross-entropy -----------------------------------------------------
@@ -322,18 +414,6 @@ def test_8_a_tokenizer_learns_from_the_train_split_alone(
 
 
 # --- 9. The tokenizer has what was asked for ------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def v7_tokenizer(
-    project: Path, prose: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[TokenizerParams, Any]:
-    """Return v7's tokenizer as params.yaml asks for it, but of 1,200 pieces, and its params."""
-    params = read_params("tokenizers.unigram_v7", TokenizerParams, path=project / "params.yaml")
-    params = replace(params, vocab_size=1200)
-    folder = tmp_path_factory.mktemp("v7")
-    learn_pieces(prose, params, folder, section="tokenizers.unigram_v7")
-    return params, load_tokenizer(folder)
 
 
 def test_9_it_has_as_many_pieces_as_were_asked_for(

@@ -383,8 +383,7 @@ def compare_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any
         b: Another one, of samples in the same tokenizer.
 
     Returns:
-        By feature: ``a``, ``b``, ``difference`` (b - a; None where not measured) and ``human``,
-        the band in a's text; and whether each passes and was decoded alike.
+        ``features``: of each, ``a``, ``b`` and ``human``, the band in a's text; ``same_decoding``.
 
     Raises:
         ArtifactError: The tokenizers differ, so that the ratios measure the tokenizer.
@@ -399,21 +398,8 @@ def compare_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any
         name: {
             "a": a["features"][name],
             "b": b["features"][name],
-            "difference": _difference(a["features"][name], b["features"][name]),
             "human": a["human"].get(name),
         }
         for name in FEATURES
     }
-    return {
-        "a": a["run"],
-        "b": b["run"],
-        "tokenizer": a["tokenizer"],
-        "features": features,
-        "passes": {"a": a["passes"], "b": b["passes"]},
-        "same_decoding": a["decoding"] == b["decoding"],
-        "same_text": a["dataset"] == b["dataset"],
-    }
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else b - a
+    return {"features": features, "same_decoding": a["decoding"] == b["decoding"]}

@@ -287,26 +287,18 @@ def report(run: str, sha256: str = "a" * 64, **features: float | None) -> dict[s
 
 
 def test_reports_of_one_tokenizer_are_compared_with_people_beside() -> None:
-    found = compare_reports(report("v5", order_gain=0.5), report("v7", order_gain=2.0))
-    assert found["features"]["order_gain"] == {
-        "a": 0.5,
-        "b": 2.0,
-        "difference": 1.5,
-        "human": {"centre": 3.0, "low": 1.0, "high": None},
-    }
-    assert found["passes"] == {"a": False, "b": True}
-    assert (found["same_decoding"], found["same_text"]) == (True, True)
-
-
-def test_what_is_not_measured_has_no_difference() -> None:
-    found = compare_reports(report("v1", unk_ratio=None), report("v2"))["features"]["unk_ratio"]
-    assert found == {"a": None, "b": 0.5, "difference": None, "human": None}
+    found = compare_reports(
+        report("v5", order_gain=0.5), report("v7", order_gain=2.0, unk_ratio=None)
+    )
+    human = {"centre": 3.0, "low": 1.0, "high": None}
+    assert found["features"]["order_gain"] == {"a": 0.5, "b": 2.0, "human": human}
+    assert found["features"]["unk_ratio"] == {"a": 0.5, "b": None, "human": None}
+    assert found["same_decoding"]
 
 
 def test_other_decode_settings_are_said() -> None:
-    other = report("v7") | {"decoding": {"top_k": 0}, "dataset": "e"}
-    found = compare_reports(report("v5"), other)
-    assert (found["same_decoding"], found["same_text"]) == (False, False)
+    other = report("v7") | {"decoding": {"top_k": 0}}
+    assert not compare_reports(report("v5"), other)["same_decoding"]
 
 
 def test_reports_of_two_tokenizers_are_refused() -> None:
