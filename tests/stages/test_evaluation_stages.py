@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from cordel.models import build_model, parse_architecture
 from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_json, read_jsonl, write_json, write_jsonl
 from cordel.tokenizers.char import learn_characters
-from cordel.tokenizers.params import TokenizerParams
 from cordel.tokenizers.saved import fingerprint
 from cordel.tokenizers.subword import learn_pieces
 from cordel.tokens import Encoded, TokensMeta, write_meta, write_split
 from stages import rank_lm, sample_lm, score_lm, score_references
 from tests.cordel.evaluation.conftest import CONTEXT_LENGTH, TINY
+from tests.cordel.tokenizers.conftest import BPE
 
 COMPUTE = {"device": "cpu", "threads": 1, "compile": False}
 SCORING = {"batch_size": 2, "max_windows": 5, "char_stride": 3, "subword_stride": 2}
@@ -172,22 +173,7 @@ def test_tokens_of_another_tokenizer_are_not_scored(run: Callable) -> None:
 @pytest.fixture
 def pieces(prose: list[str], tmp_path: Path) -> Path:
     """Return the folder of a BPE tokenizer of 300 pieces with byte fallback."""
-    params = TokenizerParams(
-        kind="bpe",
-        recipe="web",
-        max_documents=1,
-        vocab_size=420,
-        character_coverage=1.0,
-        byte_fallback=True,
-        seed_pieces=1000,
-        hard_limit=True,
-        normalization="nmt_nfkc",
-        dummy_prefix=True,
-        keep_whitespace=False,
-        required_characters="",
-        control_symbols=(),
-        user_symbols=(),
-    )
+    params = replace(BPE, vocab_size=420, character_coverage=1.0, user_symbols=())
     folder = tmp_path / "pieces"
     folder.mkdir()
     learn_pieces(prose[:10], params, folder, section="tokenizers.pieces")

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from cordel.runtime.errors import ArtifactError, ParamsError
 from cordel.runtime.files import read_json, write_json
 from cordel.runtime.params import parse
 from cordel.tokenizers.char import learn_characters
-from cordel.tokenizers.params import TokenizerParams
 from cordel.tokenizers.saved import fingerprint, load_tokenizer
 from cordel.tokenizers.subword import learn_pieces
 from cordel.tokens import Encoded, TokensMeta, read_ids, read_meta, write_meta, write_split
@@ -26,6 +26,7 @@ from cordel.training.loop import Trainer
 from cordel.training.params import RunParams
 from stages import check_samples, sample_early
 from tests.cordel.evaluation.conftest import TINY
+from tests.cordel.tokenizers.conftest import BPE
 
 DECODING = {
     "max_new_tokens": 60,
@@ -54,22 +55,7 @@ NORMALISATION = {
     "collapse_digits": False,
     "lowercase": True,
 }
-PIECES = TokenizerParams(
-    kind="bpe",
-    recipe="web",
-    max_documents=1,
-    vocab_size=420,
-    character_coverage=1.0,
-    byte_fallback=True,
-    seed_pieces=1000,
-    hard_limit=True,
-    normalization="nmt_nfkc",
-    dummy_prefix=True,
-    keep_whitespace=False,
-    required_characters="",
-    control_symbols=(),
-    user_symbols=(),
-)
+PIECES = replace(BPE, vocab_size=420, character_coverage=1.0, user_symbols=())
 CHECK = (
     "--samples people.json noise.json --tokens toy toy --metrics m/people.json m/noise.json "
     "--early early.json --early-metrics m/tokenizers/toy.json"
