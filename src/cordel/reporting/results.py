@@ -20,6 +20,7 @@ from cordel.reporting.adaptation import (
     chosen_answers,
     gains_table,
 )
+from cordel.reporting.leakage import leakage_section
 from cordel.reporting.markdown import markdown_table
 from cordel.runtime.errors import InputError
 from cordel.runtime.files import new_directory, read_json, write_jsonl, write_text
@@ -151,6 +152,8 @@ def profile_section(folder: Path) -> str:
             "### Samples\n",
             samples_section(folder, list(params["models"])),
             adaptation_section(folder),
+            "\n### Overlap with training text\n",
+            leakage_section(folder, params["leakage"]["contained_share"]),
         ]
     )
 
