@@ -20,8 +20,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 setup: $(VENV)/.installed  ## create .venv with the exact versions of constraints.txt
 
-repro: setup  ## the whole pipeline on the embedded sample (offline, no GPU)
-	dvc repro
+repro: setup  ## the whole pipeline on the embedded sample (offline, no GPU); JOBS=2: two stages at once
+	$(if $(filter-out 1,$(JOBS)),cordel repro --jobs $(JOBS),dvc repro)
 
 test: setup  ## unit, contract and stage tests; prints how many are deselected
 	python -m pytest -q -n 2 -m "not gpu and not minutes"

@@ -21,6 +21,7 @@ examples:
   git checkout main -- params.yaml     back to the embedded sample
   cordel compare main HEAD             what changed between two revisions, and is it chance?
   cordel compare --models base sft     the same between two models of one revision
+  cordel repro --jobs 2                 `dvc repro`, with independent stages at once
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the README's table again
@@ -56,6 +57,19 @@ examples:
   cordel seeds --remove v7-43
 """
 
+REPRO = """\
+Do what `dvc repro` does, with independent stages at once: only what is stale or follows from it,
+the longest way to the end first, each stage by a DVC of its own. A stage's output goes to logs/, and
+a plain `dvc repro` ends it. Ctrl-C lets the stages that run save their checkpoints; the same command
+goes on from there. Each stage takes compute.threads threads and its own memory.
+"""
+REPRO_EXAMPLES = """\
+examples:
+  cordel repro --jobs 2                 two stages at once; `make repro JOBS=2` is the same
+  cordel repro --jobs 2 train_lm        the runs from scratch and what they need
+  cordel repro --gpus 0,1               one stage on each of two GPUs
+  cordel repro --gpus 0,1 --jobs 4      two on each
+"""
 COMPARE = """\
 Say what changed from A to B, by how much, whether it is more than chance, and what so many items
 could show. A and B are branches, tags, commits or DVC experiments, or `workspace` for the files as
@@ -121,6 +135,19 @@ def main() -> None:
     seeds.add_argument("seed", nargs="*", type=int)
     seeds.add_argument("--remove", metavar="KEY", nargs="+", help="entries, such as v7-43")
     seeds.add_argument("--out", metavar="FILE", type=Path, help="write the table here")
+    repro = verbs.add_parser(
+        "repro",
+        help="`dvc repro` with independent stages at once, on one or more GPUs",
+        description=REPRO,
+        epilog=REPRO_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    repro.add_argument("targets", nargs="*", help="stages, as for dvc repro [all]")
+    repro.add_argument("--jobs", metavar="N", type=int, help="stages at once [2, or one a GPU]")
+    repro.add_argument("--gpus", metavar="0,1", default="", help="GPUs by nvidia-smi's numbers")
+    repro.add_argument(
+        "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
+    )
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the README's table")
@@ -139,6 +166,8 @@ def main() -> None:
         estimate.error(f"--tflops is {args.tflops}, expected above 0")
     if args.verb == "compare" and args.rev is not None and not args.models:
         compare.error("--rev goes with --models; without it A and B are the revisions")
+    if args.verb == "repro" and args.jobs is not None and args.jobs < 1:
+        repro.error(f"--jobs is {args.jobs}, expected at least 1")
     if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
         seeds.error("a name with its seeds, --remove and --out do not go together")
     if args.verb == "seeds" and args.name and not args.seed:
@@ -169,6 +198,13 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "seeds":
         _seeds(args, log)
+        return
+    if args.verb == "repro":
+        from cordel.parallel import repro  # noqa: PLC0415
+
+        gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+        jobs = args.jobs or len(gpus) or 2
+        repro(args.targets, jobs=jobs, gpus=gpus, keep_going=args.keep_going)
         return
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
