@@ -24,7 +24,7 @@ examples:
   cordel repro --jobs 2                 `dvc repro`, with independent stages at once
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
-  cordel results                       render docs/results.md and the README's table again
+  cordel results                       render docs/results.md and the tables of other documents
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
                                        what guardrails tell from noise, in text of your own
 """
@@ -59,9 +59,9 @@ examples:
 
 REPRO = """\
 Do what `dvc repro` does, with independent stages at once: only what is stale or follows from it,
-the longest way to the end first, each stage by a DVC of its own. A stage's output goes to logs/, and
-a plain `dvc repro` ends it. Ctrl-C lets the stages that run save their checkpoints; the same command
-goes on from there. Each stage takes compute.threads threads and its own memory.
+the longest way to the end first, each stage by a DVC of its own, with its output in logs/. A plain
+`dvc repro` ends it. Ctrl-C lets the stages that run save their checkpoints; the same command goes
+on from there. Each stage takes compute.threads threads and its own memory.
 """
 REPRO_EXAMPLES = """\
 examples:
@@ -150,7 +150,7 @@ def main() -> None:
     )
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
-    verbs.add_parser("results", help="render docs/results.md and the README's table")
+    verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
     guardrails = verbs.add_parser(
         "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
     )
@@ -206,12 +206,14 @@ def _run(args: argparse.Namespace) -> None:
         jobs = args.jobs or len(gpus) or 2
         repro(args.targets, jobs=jobs, gpus=gpus, keep_going=args.keep_going)
         return
+    from cordel.reporting.reruns import render_reruns  # noqa: PLC0415
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
     if args.verb == "publish-results":
         publish_results(args.name, root=Path())
     render_results(root=Path())
-    log.info("rendered docs/results.md and the README's table")
+    render_reruns(root=Path())
+    log.info("rendered docs/results.md, the README's tables and docs/architecture.md's of reruns")
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -262,6 +262,9 @@ class Workers:
         DVC may be writing dvc.lock, of which a part would be left. It ends with its command, and
         one that it starts later is told then.
         """
+        if not any(running.told for running in self.running.values()):
+            names = ", ".join(running.name for running in self.running.values())
+            log.info("stopping; waiting for %s", names)
         for running in self.running.values():
             self._tell(running)
 

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"runtime"},
     "profiles": {"runtime"},
     "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
-    "reporting": {"runtime"},
+    "reporting": {"pipeline", "runtime"},
     "seeds": {"costs", "profiles", "reporting", "runtime"},
     "cli": {
         "comparison",
