@@ -30,9 +30,11 @@ from cordel.runtime.hardware import REPRO_STARTED_AT
 from cordel.runtime.ledger import ESTIMATES
 
 log = logging.getLogger("cordel")
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 LOGS = Path("logs")
 CHECK = "dvc-repro"  # names the log of the last step
 UNKNOWN_SECONDS = 5.0  # of a stage that has no ledger and no estimate
+TAIL_LINES = 8  # of the log of a stage that failed, shown at once
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 10.0  # from the second request to stop to the end of whoever is left
 
@@ -67,26 +69,25 @@ def repro(
     failed = run_stages(
         {name: stages[name].upstream & todo for name in todo},
         seconds={name: known_seconds(name, stages[name]) for name in todo},
-        command=lambda name: (*DVC, "--wait-for-lock", "repro", "--single-item", name),
+        command=lambda name: (*DVC, "repro", "--single-item", name),
         jobs=jobs,
         environments=[environment | gpu_environment(gpu) for gpu in gpus] or [environment],
         keep_going=keep_going,
     )
     if failed:
         raise StageFailed("; ".join(f"{name} failed, see {log_of(name)}" for name in failed))
-    check(targets)
+    check(targets, environment)
 
 
-DVC = (sys.executable, "-m", "dvc")
-
-
-def check(targets: Sequence[str]) -> None:
+def check(targets: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run a plain `dvc repro`, which finds nothing to do unless something changed meanwhile.
 
     Raises:
         StageFailed: It failed.
     """
-    if run_stages({CHECK: ()}, command=lambda _: (*DVC, "--wait-for-lock", "repro", *targets)):
+    if run_stages(
+        {CHECK: ()}, command=lambda _: (*DVC, "repro", *targets), environments=[environment]
+    ):
         raise StageFailed(f"`dvc repro` failed, see {log_of(CHECK)}")
     ran = stages_run(log_of(CHECK))
     log.info("nothing is stale" if not ran else f"`dvc repro` also ran {', '.join(ran)}")
@@ -285,6 +286,10 @@ class Workers:
             *(running.name, how, took, self._ended, self._total),
             f"; running: {others}" if others else "",
         )
+        if code:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for line in lines[-TAIL_LINES:]:
+                log.info("    %s", line)
 
 
 def _members(group: int) -> set[psutil.Process]:
