@@ -279,7 +279,7 @@ class Workers:
         self._ended += 1
         took = duration(time.monotonic() - running.started_at)
         path = log_of(running.name)
-        how = "failed" if code else "done" if stages_run(path) else "did not have to run"
+        how = "failed" if code else "done" if stages_run(path) else "nothing to run"
         others = ", ".join(other.name for other in self.running.values())
         log.info(
             "%s: %s, %s; %d of %d%s",

@@ -305,7 +305,7 @@ def test_dvc_runs_independent_stages_at_once(tiny: Path, caplog: pytest.LogCaptu
     said = "\n".join(caplog.messages)
     assert "2 of 4 stages are stale" in said
     assert "c: done" in said
-    assert "d: did not have to run" in said
+    assert "d: nothing to run" in said
 
 
 @pytest.mark.slow

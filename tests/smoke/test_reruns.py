@@ -23,9 +23,8 @@ EDITS = fates(ROOT, default_stages(ROOT))
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repo]:
     """Return the project with an invented file for every out, committed to DVC."""
     root = tmp_path_factory.mktemp("reruns") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    files = ("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    listed = subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +110,7 @@ def edit_params(path: Path, key: str) -> None:
     path.write_text(yaml.safe_dump(params, allow_unicode=True, sort_keys=False), "utf-8")
 
 
-@pytest.mark.parametrize("edit", [edit for edit in EDITS if edit != "seeds"])
+@pytest.mark.parametrize("edit", [edit for edit, stale in EDITS.items() if stale])
 def test_dvc_status_names_the_stages_of_the_table(edit: str, copy: Repo) -> None:
     path = Path(copy.root_dir) / (edit if "/" in edit else "params.yaml")
     before = path.read_bytes()
@@ -125,6 +124,20 @@ def test_dvc_status_names_the_stages_of_the_table(edit: str, copy: Repo) -> None
     finally:
         path.write_bytes(before)
     assert stale == EDITS[edit]
+
+
+def test_dvc_status_names_nothing_where_the_table_does(copy: Repo) -> None:
+    # All at once: what each of them made stale, all would.
+    paths = [Path(copy.root_dir) / edit for edit in EDITS if "/" in edit and not EDITS[edit]]
+    before = {path: path.read_bytes() for path in paths}
+    try:
+        for path in paths:
+            path.write_bytes(before[path] + b"\n# a comment\n")
+        assert copy.status() == {}
+    finally:
+        for path in paths:
+            path.write_bytes(before[path])
+    assert len(paths) >= 15
 
 
 def test_a_further_seed_is_stages_of_its_own(copy: Repo) -> None:
