@@ -107,7 +107,7 @@ def keys_in_paths(root: Path, stages: Collection[str]) -> dict[str, set[str]]:
                 continue
             # `foreach: ${models}` or a mapping, whose values may name keys themselves.
             section = each.strip("${}") if isinstance(each, str) else None
-            values = set() if section else _interpolated(each.get(item))
+            values = set() if isinstance(each, str) else _interpolated(each.get(item))
             for word in words | values:
                 if word.startswith("item."):
                     if section:
