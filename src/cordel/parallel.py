@@ -174,7 +174,7 @@ class Running:
     name: str
     process: subprocess.Popen[bytes]
     started_at: float
-    told: set[psutil.Process] = field(default_factory=set)  # whom it was passed on to stop
+    told: set[int] = field(default_factory=set)  # processes that were asked to stop
 
 
 class Workers:
@@ -195,6 +195,7 @@ class Workers:
         self._command = command
         self._environments = [environments[i % len(environments)] for i in range(jobs)]
         self._total, self._ended = total, 0
+        self._stopping = False
         self.running: dict[int, Running] = {}  # by its place among the jobs
 
     def __enter__(self) -> Self:
@@ -218,7 +219,9 @@ class Workers:
                 self.finished()
         finally:
             for running in self.running.values():
-                _send(signal.SIGKILL, _members(running.process.pid))
+                for process in _members(running.process.pid):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
 
     @property
     def idle(self) -> bool:
@@ -263,17 +266,21 @@ class Workers:
         DVC may be writing dvc.lock, of which a part would be left. It ends with its command, and
         one that it starts later is told then.
         """
-        if not any(running.told for running in self.running.values()):
+        if not self._stopping:
+            self._stopping = True
             names = ", ".join(running.name for running in self.running.values())
             log.info("stopping; waiting for %s", names)
         for running in self.running.values():
             self._tell(running)
 
     def _tell(self, running: Running) -> None:
-        dvc = running.process.pid
-        others = {process for process in _members(dvc) if process.pid != dvc} - running.told
-        running.told |= others
-        _send(signal.SIGINT, others)
+        dvc, told = running.process.pid, frozenset(running.told)
+        for process in _members(dvc):
+            with suppress(psutil.NoSuchProcess):
+                # What a command starts while it saves is left in peace.
+                if process.pid != dvc and not told & {process.pid, process.ppid()}:
+                    running.told.add(process.pid)
+                    process.send_signal(signal.SIGINT)
 
     def _report(self, running: Running, code: int) -> None:
         self._ended += 1
@@ -300,12 +307,6 @@ def _members(group: int) -> set[psutil.Process]:
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process)
     return found
-
-
-def _send(number: int, processes: Collection[psutil.Process]) -> None:
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
 
 
 def log_of(name: str) -> Path:

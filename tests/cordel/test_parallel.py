@@ -69,10 +69,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_the_way_to_the_end_is_the_longest() -> None:
-    # d 1; b 5 + 1; c 2 + 1; a 3 + 6.
-    seconds = {"a": 3.0, "b": 5.0, "c": 2.0, "d": 1.0}
-    assert seconds_to_the_end(DIAMOND, seconds) == {"a": 9.0, "b": 6.0, "c": 3.0, "d": 1.0}
+@pytest.mark.parametrize(("b", "c"), [(5.0, 2.0), (2.0, 5.0)])
+def test_the_way_to_the_end_is_the_longest(b: float, c: float) -> None:
+    # d 1, before it b and c, before both a: 3 + 5 + 1.
+    left = seconds_to_the_end(DIAMOND, {"a": 3.0, "b": b, "c": c, "d": 1.0})
+    assert left == {"a": 9.0, "b": b + 1, "c": c + 1, "d": 1.0}
 
 
 def test_a_stage_waits_for_what_comes_before(folder: Path) -> None:
@@ -220,12 +221,12 @@ def test_a_request_to_stop_lets_the_running_stages_save(
     interrupted: Callable[..., subprocess.CompletedProcess[str]],
     folder: Path,
 ) -> None:
-    save = "touch told-$0; sleep 0.5; touch saved-$0; exit 1"
+    save = "touch told-$0; sleep 0.5 && touch saved-$0; exit 0"
     done = interrupted(f"trap '{save}' INT; touch ready-$0; {LOOP}", number)
     assert done.returncode == code
     assert (folder / "saved-a").exists()
     assert (folder / "saved-b").exists()
-    assert sorted(events(folder)) == ["start a", "start b"]  # nothing else was started
+    assert sorted(events(folder)) == ["start a", "start b"]  # no others, though these succeeded
     assert "stopping; waiting for a, b" in done.stderr
     assert left_behind(folder) == []
 
@@ -233,9 +234,10 @@ def test_a_request_to_stop_lets_the_running_stages_save(
 def test_whoever_does_not_stop_at_the_second_request_is_killed(
     interrupted: Callable[..., subprocess.CompletedProcess[str]], folder: Path
 ) -> None:
-    script = f"trap 'touch told-$0' INT; touch ready-$0; {LOOP}; {LOOP}"
+    script = f"trap 'echo told >> told-$0' INT; touch ready-$0; {LOOP}; {LOOP}"
     done = interrupted(script, signal.SIGINT, signal.SIGINT)
     assert done.returncode == 130
+    assert (folder / "told-a").read_text("utf-8").split() == ["told", "told"]
     assert left_behind(folder) == []
 
 
