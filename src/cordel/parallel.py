@@ -286,14 +286,15 @@ class Workers:
         self._ended += 1
         took = duration(time.monotonic() - running.started_at)
         path = log_of(running.name)
-        how = "failed" if code else "done" if stages_run(path) else "nothing to run"
+        ended_badly = "stopped" if self._stopping else "failed"
+        how = ended_badly if code else "done" if stages_run(path) else "nothing to run"
         others = ", ".join(other.name for other in self.running.values())
         log.info(
             "%s: %s, %s; %d of %d%s",
             *(running.name, how, took, self._ended, self._total),
             f"; running: {others}" if others else "",
         )
-        if code:
+        if code and not self._stopping:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             for line in lines[-TAIL_LINES:]:
                 log.info("    %s", line)

@@ -120,13 +120,17 @@ FAILING = {"bad": (), "after": ("bad",), "beside": (), "later": ("beside",)}
     ("keep_going", "ended"), [(False, {"bad", "beside"}), (True, {"bad", "beside", "later"})]
 )
 def test_a_failure_starts_nothing_that_follows(
-    keep_going: bool, ended: set[str], folder: Path
+    keep_going: bool, ended: set[str], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # `bad` fails while `beside` runs, which is let finish.
-    script = f"{meeting('bad', 'beside')}; case $0 in bad) exit 3;; beside) sleep 1;; esac"
-    command = shell(f"case $0 in later) true;; *) {script};; esac")
+    both = (
+        f"{meeting('bad', 'beside')}; test $0 = beside || {{ echo the reason; exit 3; }}; sleep 1"
+    )
+    command = shell(f"case $0 in later) true;; *) {both};; esac")
     # exit leaves the script before its end is written: only `bad` does that.
+    caplog.set_level("INFO")
     assert run_stages(FAILING, command=command, jobs=2, keep_going=keep_going) == ["bad"]
+    assert "    the reason" in caplog.messages
     assert {line.split()[1] for line in events(folder) if line.startswith("start")} == ended
     assert "end beside" in events(folder)
 

@@ -28,12 +28,13 @@ def clone(tmp_path: Path) -> Clone:
 
 
 def interrupt_in_training(clone: Clone) -> subprocess.CompletedProcess[str]:
-    """Start `cordel repro`, and send it SIGINT when a run is being trained."""
+    """Start `cordel repro`, and send it SIGINT when a run is about to be trained."""
     process = subprocess.Popen(
         REPRO, cwd=clone.root, env=clone.env, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + LONG
-    while not any((clone.root / "logs").glob("train_lm@*.log")):
+    logs = clone.root / "logs"
+    while not any("parameters" in log.read_text() for log in logs.glob("train_lm@*.log")):
         assert time.monotonic() < end
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
