@@ -25,6 +25,7 @@ examples:
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the tables of other documents
+  cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
                                        what guardrails tell from noise, in text of your own
 """
@@ -151,6 +152,7 @@ def main() -> None:
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
+    verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
     guardrails = verbs.add_parser(
         "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
     )
@@ -192,6 +194,13 @@ def _run(args: argparse.Namespace) -> None:
 
         write_guardrail_table(args.tokenizer, args.text, args.out)
         log.info("wrote %s", args.out)
+        return
+    if args.verb == "offline-plots":
+        from cordel.reporting.offline_plots import write_offline_page  # noqa: PLC0415
+
+        log.info(
+            "wrote %s, the page of `dvc plots show` and `diff` from now on", write_offline_page()
+        )
         return
     if args.verb == "compare":
         _compare(args)
