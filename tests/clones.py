@@ -61,7 +61,7 @@ class Clone:
 
     def restore(self) -> None:
         """Take back what an experiment left in the workspace, as docs/experiments.md says."""
-        self.run("git", "checkout", "-q", ".")
+        self.run("git", "reset", "-q", "--hard")  # a killed experiment leaves changes staged
         self.run("dvc", "checkout", "-q")
 
     def add_remote(self, url: str, **options: str) -> None:

@@ -304,7 +304,8 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
 
     if args.remove:
         remove_seeds(args.remove)
-        log.info("removed from params.yaml; `dvc gc -w` and `git clean` take their files")
+        log.info("removed from params.yaml; `git clean` takes their files, and their objects:")
+        log.info("dvc gc --all-branches --all-tags --all-experiments")  # not -w: docs/remotes.md
     elif args.name:
         each = cost_of_one(args.name)
         log.info("each further seed of %s: %s (as its default seed took)", args.name, each)

@@ -76,7 +76,7 @@ def test_a_new_run_is_trained_and_scored_but_is_in_no_join(clone: Clone) -> None
     assert params_of(clone)["models"]["v8"] == params_of(clone)["models"]["v1"]
     assert read(clone, "metrics/lm/v8.json") == read(clone, "metrics/lm/v1.json")
     assert "bits per byte only in B: v8" in clone.cordel("compare", "smoke", "new-run")
-    assert "rank_lm" not in clone.run("dvc", "status", "rank_lm")
+    assert "nothing differs" in clone.cordel("compare", "--models", "v1", "v8")
 
 
 def test_a_removed_run_is_refused_until_the_joins_no_longer_name_it(clone: Clone) -> None:
@@ -97,7 +97,7 @@ def without_run(run: str, pipeline: str) -> str:
     """Return dvc.yaml without the lines and words that name the files of a run."""
     file = rf"(?:data|metrics|plots)/[\w/]*/{run}(?:\.\w+)?|data/tokens/\$\{{models\.{run}\.\w+\}}"
     pipeline = re.sub(rf"(?m)^\s+(?:- )?(?:{file})(?::.*)?\n", "", pipeline)
-    return re.sub(rf"(?:{file})(?=\s)", "", pipeline)
+    return re.sub(rf"(?:{file}) | (?:{file})(?=\n)", "", pipeline)  # indentation must stay
 
 
 def test_a_killed_experiment_leaves_nothing_that_checkout_does_not_take_back(clone: Clone) -> None:
@@ -170,6 +170,8 @@ def test_plots_open_without_a_network(words: tuple[str, ...], clone: Clone, tmp_
     said = clone.run("dvc", "plots", *words, "-o", str(tmp_path))
     assert "WARNING" not in said
     page = (tmp_path / "index.html").read_text("utf-8")
-    assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)", page)
+    markup = re.sub(r"(?s)(<script[^>]*>).*?</script>", r"\1", page)
+    assert markup.count("<script") > 1
+    assert not re.search(r"\b(src|href)\b", markup)  # all scripts are inside
     assert "window.vegaEmbed=" in page
     assert page.count("vegaEmbed('#") == 1 + 12 + 4 + 1  # all curves, each of them, leaderboard

@@ -76,6 +76,22 @@ def test_an_experiment_travels_between_clones(team: Team) -> None:
     assert (mate.root / scores).read_text("utf-8") == team.author.at("bigrams", scores)
 
 
+def test_two_clones_share_one_cache_by_hard_links(team: Team) -> None:
+    reader = team.teammate("shared-cache")
+    reader.run("dvc", "cache", "dir", "--local", str(team.author.root / ".dvc/cache"))
+    reader.run("dvc", "config", "--local", "cache.type", "hardlink,symlink")
+    reader.run("dvc", "checkout")
+    tasks = reader.root / "data/tasks.jsonl"
+    assert tasks.stat().st_nlink > 1  # no second copy
+    assert tasks.stat().st_mode & 0o222 == 0  # and protected
+    text = tasks.read_bytes()
+    output = reader.run("dvc", "exp", "run", "-S", "tasks.per_task=2", "prepare_tasks")
+    assert stages_run(output) == {"prepare_tasks"}
+    assert tasks.read_bytes() != text
+    reader.restore()
+    assert tasks.read_bytes() == text  # the object in the cache was not written through
+
+
 def test_gc_of_the_workspace_deletes_the_other_branches_objects(team: Team) -> None:
     author = team.author
     author.run("dvc", "gc", "-f", "--all-branches", "--all-tags", "--all-experiments")
