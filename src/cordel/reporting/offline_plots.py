@@ -42,6 +42,7 @@ def _page_with_vega() -> str:
     from dvc_render.html import PAGE_HTML  # noqa: PLC0415  (`cordel results` needs neither)
     from vl_convert import javascript_bundle  # noqa: PLC0415
 
+    bundle = javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version=VEGA_LITE)
     # A scope of its own: the bundle's short names must not meet the page's.
-    script = "{" + javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script") + "}"
+    script = "{" + bundle.replace("</script", "<\\/script") + "}"
     return PAGE_HTML.replace("{scripts}", f"<script>{script}</script>")
