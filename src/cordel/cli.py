@@ -24,6 +24,7 @@ examples:
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the README's table again
+  cordel verify                        is what DVC keeps still what was written?
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
                                        what guardrails tell from noise, in text of your own
 """
@@ -124,6 +125,7 @@ def main() -> None:
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the README's table")
+    verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
     guardrails = verbs.add_parser(
         "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
     )
@@ -169,6 +171,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "seeds":
         _seeds(args, log)
+        return
+    if args.verb == "verify":
+        _verify(log)
         return
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
@@ -268,3 +273,16 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
         log.info("wrote %s", args.out)
     else:
         sys.stdout.write(render_seeds())
+
+
+def _verify(log: logging.Logger) -> None:
+    from dvc.repo import Repo  # noqa: PLC0415
+
+    from cordel.verification import remove_damaged  # noqa: PLC0415
+
+    cache = Path(Repo().cache.local.path)
+    checked, removed = remove_damaged(Path(), cache)
+    for path in removed:
+        log.info("deleted %s: not what was written", path)
+    remedy = "`dvc pull` or `dvc repro` brings it back" if removed else "nothing to do"
+    log.info("%d objects hashed, %d files deleted; %s", checked, len(removed), remedy)
