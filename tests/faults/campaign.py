@@ -59,6 +59,7 @@ CHANGES: dict[str, Any] = {  # to the profile smoke: every stage in question tak
 }
 AGAIN = re.compile(r"resuming|found (?:it|all|the whole)|going back|generated again|from there")
 FOUND = re.compile(r"found (?:it finished|all|the whole)")
+DONE = re.compile(r"best val|\"ended\": true|\"completed\": true")
 REFUSED = re.compile(r"^error: (?:process (\d+) is already at work|.*another process is writing)")
 
 
@@ -253,6 +254,14 @@ class Project:
         paths = [*self.work(target).glob("*/lock")] if target.work else []
         return max((p.stat().st_mtime for p in paths), default=0.0)
 
+    def has_finished(self, target: Target) -> bool:
+        """Tell whether a stage had done its work and was writing its outputs or ledger."""
+        folder = self.work(target)
+        texts = [(self.folder / "output").read_text(encoding="utf-8")]
+        texts += [p.read_text("utf-8") for p in folder.glob("*/part-*.json")]
+        texts += [p.read_text("utf-8") for p in folder.glob("*/attempts.json")]
+        return any(folder.glob("*/finished.json")) or bool(DONE.search("\n".join(texts)))
+
     def reference(self) -> None:
         """Run undisturbed, twice: for the hashes and, once the machine is warm, for the times."""
         names = [target.stage for target in self.targets]
@@ -336,14 +345,18 @@ def merge(base: Any, changes: dict[str, Any]) -> None:
 
 def strike(project: Project, target: Target, kind: str, number: int, after: float) -> float:
     """Start a stage, send a signal after some seconds, and return when (0: it had ended)."""
-    process = project.start("dvc", "repro", "-s", target.stage)
+    process, started_at = project.start("dvc", "repro", "-s", target.stage), time.time()
     with suppress(subprocess.TimeoutExpired):
         process.wait(after)
     while kind == "trainer alone" and process.poll() is None and not project.trainers(target):
         time.sleep(0.01)
-    if process.poll() is not None:
-        return 0.0
     at = time.time()
+    # What else the machine does changes how long a stage takes: learn from misses either way.
+    if process.poll() is not None:
+        project.durations[target.stage] = at - started_at
+        return 0.0
+    if target.work and project.began_at(target) < started_at:
+        project.durations[target.stage] *= 1.1
     if kind == "process group":
         os.killpg(process.pid, number)
     elif kind == "DVC alone":
@@ -363,6 +376,8 @@ def lost(project: Project, target: Target, at: float, started_at: float, row: Ro
     began, saved = project.began_at(target), project.saved_at(target)
     if began < started_at:  # it had not begun to work
         row.setup.append(0.0)
+    elif project.has_finished(target):
+        row.lost.append(0.0)
     elif saved > began:
         row.lost.append(max(0.0, at - saved))
     else:

@@ -226,8 +226,8 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the progress line where the run stands."""
-        if state.best_model_checkpoint is not None:  # absolute, and folders are moved
-            best = Path(args.output_dir) / Path(state.best_model_checkpoint).name
+        if state.best_global_step:  # its path is absolute, and Trainer drops it from a moved folder
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = str(best)
         self.shown = Progress(self.label, "steps", state.max_steps, done=state.global_step)
 
@@ -411,7 +411,8 @@ def _number(path: Path) -> int:
 
 def _best_of(path: Path) -> str:
     """Return the name of the best checkpoint until then, or nothing."""
-    return Path(read_json(path / TRAINER_STATE_NAME)["best_model_checkpoint"] or "").name
+    step = read_json(path / TRAINER_STATE_NAME)["best_global_step"]
+    return f"checkpoint-{step}" if step else ""
 
 
 def _arguments(
