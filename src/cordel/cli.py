@@ -26,6 +26,7 @@ examples:
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the tables of other documents
   cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
+  cordel verify                        is what DVC keeps still what was written?
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
                                        what guardrails tell from noise, in text of your own
 """
@@ -153,6 +154,7 @@ def main() -> None:
     publish.add_argument("name", help="the profile that was run")
     verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
     verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
+    verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
     guardrails = verbs.add_parser(
         "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
     )
@@ -216,6 +218,10 @@ def _run(args: argparse.Namespace) -> None:
         repro(args.targets, jobs=jobs, gpus=gpus, keep_going=args.keep_going)
         return
     from cordel.reporting.reruns import render_reruns  # noqa: PLC0415
+
+    if args.verb == "verify":
+        _verify(log)
+        return
     from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
 
     if args.verb == "publish-results":
@@ -316,3 +322,16 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
         log.info("wrote %s", args.out)
     else:
         sys.stdout.write(render_seeds())
+
+
+def _verify(log: logging.Logger) -> None:
+    from dvc.repo import Repo  # noqa: PLC0415
+
+    from cordel.verification import remove_damaged  # noqa: PLC0415
+
+    cache = Path(Repo().cache.local.path)
+    checked, removed = remove_damaged(Path(), cache)
+    for path in removed:
+        log.info("deleted %s: not what was written", path)
+    remedy = "`dvc pull` or `dvc repro` brings it back" if removed else "nothing to do"
+    log.info("%d objects hashed, %d files deleted; %s", checked, len(removed), remedy)

@@ -41,7 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "reporting",
         "runtime",
         "seeds",
+        "verification",
     },
+    "verification": set(),
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (
