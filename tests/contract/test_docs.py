@@ -17,7 +17,8 @@ DOCUMENTS = [
 ]
 # Made by a run and not in the repository; everything else that looks like a path must be there.
 MADE = re.compile(
-    r"^(data/(?!sample)|logs/|\.dvc/(?:offline\.html|config\.local)|\.venv|\.ckpt|\.\./shared|meta\.json|.*[*{<…$ ])"
+    r"^(data/(?!sample)|logs/|\.dvc/(?:offline\.html|config\.local)|\.venv|\.ckpt|\.\./shared"
+    r"|meta\.json|.*[*{<…$ ])"
 )
 LOOKS_LIKE_A_PATH = re.compile(
     r"^[\w./-]+(\.(py|md|yaml|toml|lock|json|txt)|/)$|^[\w.-]+/[\w./-]+$"
