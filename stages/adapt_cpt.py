@@ -17,7 +17,7 @@ from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import new_directory, write_csv
 from cordel.runtime.ledger import ledger
 from cordel.runtime.params import read_params
-from cordel.training.resume import checkpoint_folder, fingerprint
+from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 
 log = logging.getLogger(Path(__file__).stem)
 ARM = "cpt"
@@ -73,7 +73,7 @@ def main() -> None:
         record["gpu_peak_memory_mib"] = compute.gpu_peak_memory_mib()
         with new_directory(args.out) as out:
             shutil.copytree(folder / "adapter", out, dirs_exist_ok=True)
-    write_csv(args.curve, adapted.curve)
+        write_csv(args.curve, adapted.curve)
 
 
 if __name__ == "__main__":

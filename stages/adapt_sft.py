@@ -15,7 +15,7 @@ from cordel.runtime.console import run_stage
 from cordel.runtime.files import new_directory, read_jsonl, write_csv, write_json
 from cordel.runtime.ledger import ledger
 from cordel.runtime.params import read_params
-from cordel.training.resume import checkpoint_folder, fingerprint
+from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 
 log = logging.getLogger(Path(__file__).stem)
 SOURCES = [
@@ -99,7 +99,7 @@ def main() -> None:
         record["gpu_peak_memory_mib"] = compute.gpu_peak_memory_mib()
         with new_directory(args.out) as out:
             shutil.copytree(folder / "adapter", out, dirs_exist_ok=True)
-    write_csv(args.curve, adapted.curve)
+        write_csv(args.curve, adapted.curve)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from cordel.runtime.console import Progress, run_stage
 from cordel.runtime.files import read_jsonl, write_json, write_jsonl
 from cordel.runtime.ledger import ledger
 from cordel.runtime.params import read_params
-from cordel.training.resume import checkpoint_folder, fingerprint
+from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 
 log = logging.getLogger(Path(__file__).stem)
 SOURCES = [
@@ -84,7 +84,7 @@ def main() -> None:
             "processed": sum(len(r.ids) for r in {r.key: r for r in requests}.values()),
         }
         record["gpu_peak_memory_mib"] = compute.gpu_peak_memory_mib()
-    write_jsonl(args.out, [answered(row, answers, chat) for row in rows])
+        write_jsonl(args.out, [answered(row, answers, chat) for row in rows])
     log.info("%s: %d items, %d distinct answers", args.arm, len(rows), len(answers))
 
 

@@ -12,10 +12,10 @@ from cordel.runtime.console import run_stage
 from cordel.runtime.files import new_directory, write_csv
 from cordel.runtime.ledger import ledger
 from cordel.runtime.params import read_params
+from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 from cordel.tokens import read_ids, read_meta
 from cordel.training.loop import Trainer
 from cordel.training.params import RunParams
-from cordel.training.resume import checkpoint_folder, fingerprint
 
 log = logging.getLogger(Path(__file__).stem)
 SOURCES = (
@@ -78,20 +78,20 @@ def main() -> None:
             state = trainer.run(folder, name)
             record.update(compute.record() | {"parameters": parameters, "tokens": trainer.tokens()})
             record["gpu_peak_memory_mib"] = compute.gpu_peak_memory_mib()
-    config = ModelConfig(
-        run=name,
-        architecture=run.architecture,
-        model=asdict(shape),
-        vocab_size=meta.vocab_size,
-        context_length=run.training.context_length,
-        parameters=parameters,
-        tokenizer_sha256=meta.tokenizer_sha256,
-        step=state.best_step,
-        val_bits_per_byte=round(state.best_bits, 6),
-    )
-    with new_directory(args.out) as out:
-        save_model(out, state.best_weights, config)
-    write_csv(args.curve, state.curve)
+        config = ModelConfig(
+            run=name,
+            architecture=run.architecture,
+            model=asdict(shape),
+            vocab_size=meta.vocab_size,
+            context_length=run.training.context_length,
+            parameters=parameters,
+            tokenizer_sha256=meta.tokenizer_sha256,
+            step=state.best_step,
+            val_bits_per_byte=round(state.best_bits, 6),
+        )
+        with new_directory(args.out) as out:
+            save_model(out, state.best_weights, config)
+        write_csv(args.curve, state.curve)
 
 
 if __name__ == "__main__":

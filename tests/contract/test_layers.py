@@ -25,20 +25,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     "estimate": {"costs", "runtime", "sizing"},
     "estimate_adaptation": {"costs", "estimate", "runtime", "sizing"},
     "comparison": {"evaluation", "runtime"},
+    "parallel": {"pipeline", "runtime"},
+    "pipeline": {"runtime"},
     "profiles": {"runtime"},
     "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
-    "reporting": {"runtime"},
+    "reporting": {"pipeline", "runtime"},
     "seeds": {"costs", "profiles", "reporting", "runtime"},
     "cli": {
         "comparison",
         "estimate",
         "estimate_adaptation",
         "guardrail_table",
+        "parallel",
         "profiles",
         "reporting",
         "runtime",
         "seeds",
+        "verification",
     },
+    "verification": set(),
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (

@@ -7,6 +7,7 @@ new task seed generates new prompts only.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from typing import Any
 import torch
 
 from cordel.compute import Compute
+from cordel.runtime.files import write_text
 from cordel.runtime.params import require
+
+log = logging.getLogger("generate_answers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,11 @@ def generate_all(
     missing = {request.key: request for request in requests if request.key not in done}
     # Longest first: prompts of like length share a batch, and memory shows at once.
     waiting = sorted(missing.values(), key=lambda r: (-r.max_new_tokens, -len(r.ids), r.ids))
-    advance(len({request.key for request in requests}) - len(waiting))
+    found = len({request.key for request in requests}) - len(waiting)
+    if found:
+        what = "found all" if not waiting else f"resuming: {len(waiting)} to come, found"
+        log.info("%s %d answers in %s; delete it to generate anew", what, found, journal)
+    advance(found)
     with journal.open("a", encoding="utf-8") as lines:
         for batch in batches(waiting, batch_size):
             answers = generate_batch(model, batch, stop=stop, pad=pad, compute=compute)
@@ -142,13 +150,21 @@ def _until_stop(ids: list[int], stop: Sequence[int]) -> list[int]:
 
 
 def read_journal(path: Path) -> Iterator[tuple[str, list[int]]]:
-    """Yield key and ids of each answer; a line that was cut short by a kill is left out."""
+    """Yield key and ids of each answer; a line that was cut short or damaged is left out."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8")
-    whole, _, torn = text.rpartition("\n")
-    if torn:
-        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
-    for line in whole.splitlines():
+    lines = path.read_bytes().splitlines(keepends=True)
+    found = [_journal_row(line) for line in lines]
+    if None in found:
+        log.info("%s: %d lines are broken and are generated again", path, found.count(None))
+        kept = (line for line, row in zip(lines, found, strict=True) if row is not None)
+        write_text(path, b"".join(kept).decode())
+    yield from (row for row in found if row is not None)
+
+
+def _journal_row(line: bytes) -> tuple[str, list[int]] | None:
+    try:
         row = json.loads(line)
-        yield row["key"], row["ids"]
+        return (row["key"], row["ids"]) if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -5,7 +5,8 @@ whole accumulation, so that 4 x 1 blocks are 1 x 4 blocks. The head runs on supe
 a conversation's prompt costs no logits. All blocks of all epochs stand in one seeded order, so the
 batch is a function of the step, and a resumed run gives the bytes of an uninterrupted one.
 
-Trainer's own save is not atomic: a mark is written last, and only marked checkpoints are resumed.
+Trainer's own save is not atomic: a mark is written last, the fingerprint of the files, and only
+checkpoints that still match theirs are resumed.
 """
 
 import logging
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import SequentialSampler
 from transformers import DefaultFlowCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from cordel.adaptation.packing import NO_TARGET, Block, collate
@@ -42,15 +44,16 @@ from cordel.adaptation.quantised import (
 )
 from cordel.compute import Compute
 from cordel.runtime.console import Progress, Stopped, stop_requests
-from cordel.runtime.errors import UserError
-from cordel.runtime.files import new_directory, read_json, write_json
+from cordel.runtime.errors import ArtifactError, UserError
+from cordel.runtime.files import new_directory, read_json, write_json, write_text
 from cordel.runtime.params import require
+from cordel.runtime.unfinished import fingerprint
 
 log = logging.getLogger("adapt")
 
 HEAD_CHUNK = 2048  # supervised places at once: 1 GiB of float32 logits at 128k ids, not 8
 SAVE_EVERY_SECONDS = 300.0
-MARK = "complete"  # in a checkpoint that was written to its end
+MARK = "complete"  # in a checkpoint that was written to its end: what it then was
 FINISHED = "finished.json"
 CURVE = ("step", "train_nats_per_token", "eval_nats_per_token", "eval_accuracy", "learning_rate")
 
@@ -223,6 +226,9 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the progress line where the run stands."""
+        if state.best_global_step:  # its path is absolute, and Trainer drops it from a moved folder
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best)
         self.shown = Progress(self.label, "steps", state.max_steps, done=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -248,7 +254,8 @@ class _Watch(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Mark the checkpoint as whole."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).touch()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_text(folder / MARK, seal(folder))
         self.saved_at = time.monotonic()
 
 
@@ -336,7 +343,7 @@ def adapt(
         trainable_parameters=trainable_parameters(model),
         model_flops=model_flops(model, token_counts(train, params)),
     )
-    write_json(folder / FINISHED, asdict(adapted))
+    write_json(folder / FINISHED, asdict(adapted) | {"seal": seal(folder / "adapter")})
     for checkpoint_folder in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint_folder)
     return adapted
@@ -352,24 +359,60 @@ def model_flops(model: Any, tokens: dict[str, int]) -> int:
     return 4 * (layers * tokens["processed"] + head_of(model).weight.numel() * tokens["supervised"])
 
 
+def seal(folder: Path) -> str:
+    """Return the fingerprint of what is in a folder, but for the mark that keeps it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return fingerprint([path.relative_to(folder).as_posix() for path in files], files=files)
+
+
 def finished(folder: Path) -> Adapted | None:
-    """Return what a run gave that ended in ``folder``, or None."""
+    """Return what a run gave that ended in ``folder``, or None; a damaged one is deleted."""
     if not (folder / FINISHED).exists():
         return None
-    values = read_json(folder / FINISHED)
+    try:
+        values = read_json(folder / FINISHED)
+        whole = values.pop("seal") == seal(folder / "adapter")
+    except (ArtifactError, AttributeError, KeyError):
+        values, whole = {}, False
+    if not whole:
+        log.warning("the finished adapter in %s is damaged: training it anew", folder)
+        (folder / FINISHED).unlink()
+        return None
     curve = [{name: row[name] for name in CURVE} for row in values.pop("curve")]
     return Adapted(curve=curve, **values)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint that was written to its end; others are deleted."""
-    marked = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / MARK).exists():
-            marked.append(path)
-        else:
+    """Return the last checkpoint that is whole, and so is the best one that it goes by.
+
+    One that a kill cut short has no mark, and is deleted; so is one that was damaged later, which
+    is said.
+    """
+    whole: dict[str, Path] = {}
+    for path in sorted(folder.glob("checkpoint-*"), key=_number):
+        if not (path / MARK).exists():
             shutil.rmtree(path)
-    return max(marked, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        elif (path / MARK).read_text(encoding="utf-8") == seal(path):
+            whole[path.name] = path
+        else:
+            log.warning("%s is damaged: going back to the checkpoint before it", path)
+            shutil.rmtree(path)
+    for path in reversed(whole.values()):
+        if _best_of(path) in {"", *whole}:
+            return path
+        log.warning("%s: its best checkpoint is not there: going back further", path)
+        shutil.rmtree(path)
+    return None
+
+
+def _number(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def _best_of(path: Path) -> str:
+    """Return the name of the best checkpoint until then, or nothing."""
+    step = read_json(path / TRAINER_STATE_NAME)["best_global_step"]
+    return f"checkpoint-{step}" if step else ""
 
 
 def _arguments(

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,10 @@ T = TypeVar("T")
 log = logging.getLogger("cordel")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# safetensors and tokenizers name the error; torch only where it happened
+FULL = re.compile(
+    r"No space left|File too large|quota exceeded|PytorchStreamWriter|inline_container"
+)
 LINE_EVERY_SECONDS = 30.0  # in a log file; a terminal gets a line that rewrites itself
 
 
@@ -66,11 +71,18 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     except Stopped:
         sys.stderr.write(f"stopped by {signal.Signals(_received[0]).name}\n")
         sys.exit(128 + _received[0])
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        if not _is_full(error):
             raise
-        sys.exit(f"error: {error.filename or 'output'}: {error.strerror}; free some and run again")
+        where, why = getattr(error, "filename", None) or "output", " ".join(str(error).split())
+        sys.exit(f"error: {where}: {why}; free some disk space and run again")
     sys.exit(0)
+
+
+def _is_full(error: Exception) -> bool:
+    """Tell a full disk, which each library reports in its own way."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL.search(str(error)))
 
 
 def duration(seconds: float) -> str:

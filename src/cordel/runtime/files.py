@@ -1,13 +1,15 @@
 """Files as every stage writes them: UTF-8, Unix newlines, sorted keys, complete or absent."""
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cordel.runtime.errors import ArtifactError
+from cordel.runtime.errors import ArtifactError, EnvironmentProblem
 
 DIGITS = 6  # of metrics: enough to compare, few enough that `dvc metrics diff` shows no noise
 
@@ -75,13 +77,34 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give a folder to fill; it becomes ``path`` only if the block succeeds."""
+    """Give a folder to fill; it becomes ``path`` only if the block succeeds.
+
+    Raises:
+        EnvironmentProblem: Another process is filling it, such as one whose DVC was killed.
+    """
     partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
     try:
-        yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
+        _lock_folder(lock, path)
+        try:
+            for left in partial.iterdir():  # by a run that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield partial
+            shutil.rmtree(path, ignore_errors=True)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
+
+
+def _lock_folder(descriptor: int, path: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise EnvironmentProblem(
+            f"{path}: another process is writing it; wait until that ends, and run again"
+        ) from None
+    except OSError:  # some network file systems have no locks on folders
+        return

@@ -4,6 +4,7 @@ A ledger is a list of attempts: an interrupted run that was resumed has several,
 their sum. Being a list also keeps it out of ``dvc metrics show``, which prints mappings only.
 """
 
+import logging
 import os
 import platform
 import resource
@@ -17,8 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_json, write_json
 from cordel.runtime.hardware import EnergyMeter, matmul_peak
+
+log = logging.getLogger("ledger")
 
 SCHEMA = 2
 PACKAGES = (
@@ -45,7 +49,7 @@ def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[d
         stage: The stage's name with its item, such as ``train_lm@v1``.
         pending: Where the attempts so far are kept, beside the checkpoint they belong to.
     """
-    attempts = read_json(pending) if pending and pending.exists() else []
+    attempts = _attempts(pending)
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "stage": stage,
@@ -77,6 +81,17 @@ def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[d
             write_json(pending, attempts)
         if record["completed"]:
             write_json(path, attempts)
+
+
+def _attempts(pending: Path | None) -> list[dict[str, Any]]:
+    """Return the attempts so far; a damaged file must not stop a run from being resumed."""
+    if pending is None or not pending.exists():
+        return []
+    try:
+        return list(read_json(pending))
+    except ArtifactError as error:
+        log.warning("%s: the costs of earlier attempts are lost", error)
+        return []
 
 
 def _estimate(stage: str) -> float | None:

@@ -24,7 +24,7 @@ from cordel.tokens import SplitMeta
 from cordel.training.batches import LaneBatches, WindowBatches
 from cordel.training.optimizers import build_optimizers, clip
 from cordel.training.params import TrainingParams
-from cordel.training.resume import load_state, save_state
+from cordel.training.resume import STATE, load_state, save_state
 from cordel.training.schedule import learning_rate_factor
 
 log = logging.getLogger("train_lm")
@@ -198,7 +198,7 @@ class Trainer:
         for index, value in enumerate(values):
             if not math.isfinite(value):
                 step = self.state.step - len(values) + index + 1
-                good = folder / "state.pt"
+                good = folder / STATE
                 last = f"last good checkpoint: {good}" if good.exists() else "no checkpoint yet"
                 raise TrainingDivergedError(
                     f"the loss is {value} at step {step} of {self.total_steps}; {last}; "

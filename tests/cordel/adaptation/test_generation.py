@@ -256,6 +256,31 @@ def test_a_journal_of_one_torn_line_is_empty(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
+@pytest.mark.parametrize("damage", [b"\0" * 20 + b"\n", b"{}\n", b"7\n", b"\xff\n"])
+def test_a_damaged_line_is_left_out_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    caplog.set_level("INFO")
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b'{"key": "a", "ids": [1]}\n' + damage + b'{"key": "b", "ids": [2]}\n')
+    assert list(read_journal(path)) == [("a", [1]), ("b", [2])]
+    assert f"{path}: 1 lines are broken and are generated again" in caplog.text
+    assert path.read_bytes() == b'{"key": "a", "ids": [1]}\n{"key": "b", "ids": [2]}\n'
+
+
+def test_answers_that_were_found_are_said(
+    generate: Generate, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    generate(Counting(), [Request((7,), 2)])
+    assert caplog.text == ""
+    generate(Counting(), [Request((7,), 2), Request((8,), 2)])
+    assert "resuming: 1 to come, found 1 answers in " in caplog.text
+    generate(Counting(), [Request((7,), 2), Request((8,), 2)])
+    assert "found all 2 answers in " in caplog.text
+    assert "answers.jsonl; delete it to generate anew" in caplog.text
+
+
 def test_the_journal_has_a_key_and_ids_a_line(generate: Generate, tmp_path: Path) -> None:
     request = Request((7,), 2)
     generate(Counting(), [request])

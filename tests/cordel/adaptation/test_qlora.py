@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from transformers.trainer import TRAINER_STATE_NAME
 
 from cordel.adaptation import qlora
 from cordel.adaptation.packing import NO_TARGET, Block, collate, conversation_piece, pack
@@ -28,6 +29,7 @@ from cordel.adaptation.qlora import (
     model_flops,
     schedule_of,
     score_blocks,
+    seal,
     supervised_nats,
     token_counts,
 )
@@ -41,7 +43,7 @@ from cordel.adaptation.quantised import (
 )
 from cordel.compute import Compute, seed_everything
 from cordel.runtime.console import Stopped
-from cordel.runtime.files import read_json
+from cordel.runtime.files import read_json, write_json
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DEFAULTS: dict[str, Any] = {
@@ -384,6 +386,24 @@ def test_training_again_gives_the_same_bytes_and_another_seed_others(
     assert file_of(tmp_path / "a") == file_of(tmp_path / "b") != file_of(tmp_path / "c")
 
 
+def answer_block(reply: list[int]) -> Block:
+    """Return a block of one conversation that ends in ``reply``."""
+    return pack([conversation_piece([20, 21, 22], reply)], 16)[0]
+
+
+WANTED, OTHER = answer_block(list(range(30, 40))), answer_block(list(range(60, 70)))
+
+
+def wanted_then_other() -> list[Block]:
+    """Return blocks that train what an evaluation wants, and after that the opposite of it."""
+    blocks = [WANTED] * 12 + [OTHER] * 12
+    train = list(blocks)
+    places = {id(b): place for place, b in enumerate(BLOCKS)}
+    for block_, scheduled in zip(blocks, schedule_of(BLOCKS, params()), strict=True):
+        train[places[id(scheduled)]] = block_
+    return train
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 LONG: dict[str, Any] = {"dropout": 0.05, "schedule": "cosine", "warmup_steps": 2, "batch_size": 2}
@@ -471,6 +491,16 @@ def test_a_run_may_be_interrupted_again_and_again(
     assert file_of(tmp_path / "run") == whole[1]
 
 
+def checkpoint(folder: Path, number: int, best: int | None = None) -> Path:
+    """Write a whole checkpoint that goes by the best of an earlier step."""
+    made = folder / f"checkpoint-{number}"
+    made.mkdir()
+    write_json(made / TRAINER_STATE_NAME, {"best_global_step": best})
+    (made / "weights").write_bytes(bytes(100))
+    (made / qlora.MARK).write_text(seal(made))
+    return made
+
+
 @pytest.mark.slow
 def test_a_checkpoint_cut_short_by_a_kill_is_ignored_and_deleted(
     start: Start, whole: tuple[Adapted, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -486,12 +516,96 @@ def test_a_checkpoint_cut_short_by_a_kill_is_ignored_and_deleted(
 
 def test_only_marked_checkpoints_count_and_the_last_one_is_the_highest(tmp_path: Path) -> None:
     for number, marked in ((9, True), (10, True), (100, False)):
-        (tmp_path / f"checkpoint-{number}").mkdir()
         if marked:
-            (tmp_path / f"checkpoint-{number}" / qlora.MARK).touch()
+            checkpoint(tmp_path, number)
+        else:
+            (tmp_path / f"checkpoint-{number}").mkdir()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
     assert last_checkpoint(tmp_path / "checkpoint-9") is None
+
+
+def test_a_checkpoint_of_other_bytes_is_said_to_be_damaged_and_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = checkpoint(tmp_path, 4), checkpoint(tmp_path, 8)
+    (second / "weights").write_bytes(bytes(99))
+    assert last_checkpoint(tmp_path) == first
+    assert f"{second} is damaged: going back to the checkpoint before it" in caplog.text
+    assert not second.exists()
+    caplog.clear()
+    assert last_checkpoint(tmp_path) == first
+    assert caplog.text == ""
+
+
+def test_a_checkpoint_whose_best_one_is_gone_is_not_gone_on_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Trainer would warn, and end with the last weights instead of the best.
+    checkpoint(tmp_path, 4, best=4)
+    best = checkpoint(tmp_path, 8, best=8)
+    checkpoint(tmp_path, 12, best=8)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
+    (best / "weights").write_bytes(b"")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert "checkpoint-12: its best checkpoint is not there: going back further" in caplog.text
+
+
+def die(*_: Any) -> None:
+    """End as by a kill."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_was_moved_still_finds_its_best_checkpoint(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = wanted_then_other()
+    kwargs = {"train": train, "evaluation": [WANTED], "evaluations": 6}
+    kwargs |= {"learning_rate": 0.05}
+    whole = start("whole", **kwargs)
+    assert whole.best_step < 5
+    with monkeypatch.context() as patch:
+        patch.setattr(qlora, "save_adapter", die)  # no checkpoint comes that would mend the path
+        with pytest.raises(KeyboardInterrupt):
+            start("run", **kwargs)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert start("moved", **kwargs) == whole
+    assert file_of(tmp_path / "moved") == file_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_kill_after_the_last_checkpoint_loses_nothing(
+    start: Start, whole: tuple[Adapted, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qlora, "save_adapter", die)
+        with pytest.raises(KeyboardInterrupt):
+            start("run", **LONG)
+    batches = steps_taken(monkeypatch)
+    assert start("run", **LONG) == whole[0]
+    assert file_of(tmp_path / "run") == whole[1]
+    assert batches == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adapter/adapter_model.safetensors", "finished.json"])
+def test_a_finished_adapter_that_was_damaged_is_trained_anew(
+    start: Start,
+    whole: tuple[Adapted, bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+) -> None:
+    folder = tmp_path / "whole"
+    found = finished(folder)
+    assert found is not None
+    assert found.best_step == whole[0].best_step
+    (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    assert finished(folder) is None
+    assert "is damaged: training it anew" in caplog.text
+    assert start("whole", **LONG) == whole[0]
+    assert file_of(folder) == whole[1]
 
 
 @pytest.mark.slow
@@ -499,9 +613,6 @@ def test_the_state_is_saved_between_evaluations_when_it_is_time(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qlora, "SAVE_EVERY_SECONDS", 0.0)
-
-    def die(_: Any) -> Any:
-        raise KeyboardInterrupt
 
     at_batch(monkeypatch, 9, die)  # in step 5, without a chance to save
     with pytest.raises(KeyboardInterrupt):
@@ -530,14 +641,7 @@ def test_a_request_in_the_last_step_comes_too_late(
 def test_the_best_evaluation_is_kept_not_the_last(
     start: Start, base: BaseModel, cpu: Compute, tmp_path: Path
 ) -> None:
-    # The first half trains what the evaluation wants, the second half the opposite of it.
-    prompt, wanted, other = [20, 21, 22], list(range(30, 40)), list(range(60, 70))
-    blocks = [pack([conversation_piece(prompt, r)], 16)[0] for r in [wanted] * 12 + [other] * 12]
-    train = list(blocks)
-    places = {id(b): place for place, b in enumerate(BLOCKS)}
-    for block_, scheduled in zip(blocks, schedule_of(BLOCKS, params()), strict=True):
-        train[places[id(scheduled)]] = block_
-    evaluation = blocks[:1]
+    train, evaluation = wanted_then_other(), [WANTED]
     adapted = start("run", train=train, evaluation=evaluation, evaluations=6, learning_rate=0.05)
     losses = [row["eval_nats_per_token"] for row in adapted.curve if row["step"]]
     best = losses.index(min(losses))
@@ -563,7 +667,8 @@ def test_a_finished_run_is_found_with_what_it_gave(start: Start, tmp_path: Path)
     assert finished(tmp_path) is None
     adapted = start("run")
     assert finished(tmp_path / "run") == adapted
-    assert read_json(tmp_path / "run" / qlora.FINISHED) == asdict(adapted)
+    sealed = {"seal": seal(tmp_path / "run" / "adapter")}
+    assert read_json(tmp_path / "run" / qlora.FINISHED) == asdict(adapted) | sealed
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["adapter", qlora.FINISHED]
 
 

@@ -6,21 +6,26 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cordel.corpus import sources
 from cordel.corpus.documents import Document, read_documents
 from cordel.corpus.sources import (
     CorpusParams,
     HubParams,
+    Stream,
     export_documents,
     normal_form,
     resolve_revision,
     sample_documents,
+    source_state,
 )
+from cordel.runtime.console import Stopped
 from cordel.runtime.errors import EnvironmentProblem, InputError, ParamsError
 
 ROWS = [{"id": "a", "text": "Três cães."}, {"id": "b", "text": "Água", "title": "Rio", "n": 1}]
@@ -63,7 +68,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def export(params: CorpusParams, tmp_path: Path) -> list[Document]:
     """Return the documents that are exported."""
-    export_documents(params, tmp_path / "out")
+    export_documents(params, tmp_path / "out", revision="main", parts=tmp_path / "parts")
     return list(read_documents(tmp_path / "out" / "documents.parquet"))
 
 
@@ -72,6 +77,13 @@ def folder(tmp_path: Path) -> Path:
     """Return an empty folder for the input."""
     (tmp_path / "in").mkdir()
     return tmp_path / "in"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the hub's library from the network and its cache out of the home folder."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 # --- Formats ---------------------------------------------------------------------------------
@@ -172,7 +184,14 @@ def sample(tmp_path: Path, ids: Iterable[str], *, keep: int, seed: int = 42) -> 
     """Return the ids that a sample of ``keep`` documents keeps."""
     path = tmp_path / "documents.parquet"
     documents = (Document(name, "", "", "texto") for name in ids)
-    _, kept = sample_documents(documents, path, max_documents=keep, seed=seed)
+    with TemporaryDirectory(dir=tmp_path) as parts:
+        _, kept = sample_documents(
+            lambda *_: Stream(documents, lambda: None),
+            path,
+            max_documents=keep,
+            seed=seed,
+            parts=Path(parts),
+        )
     found = [document.id for document in read_documents(path)]
     assert len(found) == kept
     return found
@@ -210,7 +229,9 @@ def test_a_corpus_within_the_limit_is_kept_whole(tmp_path: Path, keep: int) -> N
 
 def test_the_record_says_how_many_came_and_how_many_were_kept(folder: Path, tmp_path: Path) -> None:
     write(folder / "a.jsonl", [{"text": f"texto {i}"} for i in range(10)])
-    record = export_documents(corpus(folder, max_documents=4), tmp_path / "out")
+    record = export_documents(
+        corpus(folder, max_documents=4), tmp_path / "out", revision="", parts=tmp_path / "parts"
+    )
     assert record == {"source": "jsonl", "documents_seen": 10, "documents": 4}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["documents.parquet"]
 
@@ -230,6 +251,148 @@ def test_the_sample_source_generates_as_many_documents_as_asked(
     documents = export(params, tmp_path)
     assert len(documents) == len({d.id for d in documents}) == 150
     assert not any("<END>" in d.text for d in documents)
+
+
+# --- Interruptions ---------------------------------------------------------------------------
+
+ROWS_40 = [{"text": f"texto {i}"} for i in range(40)]
+
+
+class Cut(Exception):
+    """The source stops answering."""
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
+    """Let the source fail at its ``number``-th document from now; return what it was asked for."""
+    asked: list[str] = []
+    normal = sources.normal_form
+
+    def counted(document: Document, marker: str) -> Document:
+        if len(asked) == number:
+            raise Cut
+        asked.append(document.text)
+        return normal(document, marker)
+
+    monkeypatch.setattr(sources, "normal_form", counted)
+    return asked
+
+
+@pytest.fixture(params=["jsonl", pytest.param("hf", marks=pytest.mark.slow)])
+def forty(request: pytest.FixtureRequest, folder: Path, offline: None) -> CorpusParams:  # noqa: ARG001
+    """Return a corpus of 25 out of 40 documents, in two files."""
+    write(folder / "train-1.jsonl", ROWS_40[:17])
+    write(folder / "train-2.jsonl", ROWS_40[17:])
+    return corpus(folder, source=request.param, max_documents=25)
+
+
+def test_an_interrupted_export_goes_on_behind_its_last_part(
+    forty: CorpusParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exported(name: str) -> bytes:
+        out = tmp_path / name
+        export_documents(forty, out, revision="main", parts=tmp_path / f"{name}-parts")
+        return (out / "documents.parquet").read_bytes()
+
+    whole = exported("whole")
+    monkeypatch.setattr(sources, "PART_SECONDS", -1.0)  # a part a document
+    texts = []
+    for number in (9, 14, 99):
+        with monkeypatch.context() as patch:
+            asked = cut_after(patch, number)
+            if number < 99:
+                with pytest.raises(Cut):
+                    exported("cut")
+                assert not (tmp_path / "cut" / "documents.parquet").exists()
+            else:
+                assert exported("cut") == whole
+        texts += asked
+    assert texts == [row["text"] for row in ROWS_40]  # each once
+
+
+def test_a_request_to_stop_is_obeyed_once_the_part_is_written(
+    forty: CorpusParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cordel.runtime.console._received", [15])
+    with pytest.raises(Stopped):
+        export(forty, tmp_path)
+    monkeypatch.setattr("cordel.runtime.console._received", [])
+    asked = cut_after(monkeypatch, 99)
+    found = export(forty, tmp_path)
+    assert len(asked) == 39
+    assert len(found) == 25
+
+
+def test_a_source_that_was_read_to_its_end_is_found(
+    forty: CorpusParams,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    first = export(forty, tmp_path)
+    assert "found" not in caplog.text
+    asked = cut_after(monkeypatch, 99)
+    assert export(forty, tmp_path) == first
+    assert asked == []
+    assert f"found the whole source in {tmp_path}/parts; delete that folder" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["part-000003.parquet", "part-000003.npy", "part-000003.json"])
+@pytest.mark.parametrize("damage", ["cut", "removed"])
+def test_behind_a_damaged_part_the_source_is_read_again(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    damage: str,
+) -> None:
+    write(folder / "a.jsonl", ROWS_40)
+    params = corpus(folder, max_documents=25)
+    monkeypatch.setattr(sources, "PART_SECONDS", -1.0)
+    first = export(params, tmp_path)
+    path = tmp_path / "parts" / name
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-3])
+    else:
+        path.unlink()
+    asked = cut_after(monkeypatch, 99)
+    assert export(params, tmp_path) == first
+    assert asked == [row["text"] for row in ROWS_40[3:]]
+    assert "is damaged: reading the source again from there" in caplog.text
+
+
+def test_an_id_that_came_before_the_interruption_is_still_known(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder / "a.jsonl", [{"id": name, "text": "um"} for name in "abca"])
+    monkeypatch.setattr(sources, "PART_SECONDS", -1.0)
+    with monkeypatch.context() as patch:
+        cut_after(patch, 2)
+        with pytest.raises(Cut):
+            export(corpus(folder), tmp_path)
+    with pytest.raises(InputError, match="document id 'a' occurs twice"):
+        export(corpus(folder), tmp_path)
+
+
+def test_another_file_is_another_state_of_the_source(folder: Path) -> None:
+    path = write(folder / "a.jsonl", ROWS)
+    params = corpus(folder)
+    before = source_state(params, "")
+    assert before == source_state(params, "")
+    write(folder / "b.jsonl", ROWS[:1])
+    assert before != source_state(params, "")  # the folder has one more; the file is as it was
+    assert source_state(replace(params, path=str(path)), "") == before
+
+
+@pytest.mark.parametrize(("revision", "same"), [(COMMIT, True), ("main", False)])
+def test_a_branch_that_was_not_resolved_is_never_gone_on_with(
+    folder: Path, revision: str, same: bool
+) -> None:
+    params = corpus(folder, source="hf")
+    params = replace(params, hub=replace(params.hub, dataset="nlpufg/brwac"))
+    states = [source_state(params, revision) for _ in range(2)]
+    assert (states[0] == states[1]) is same
 
 
 # --- Bad files -------------------------------------------------------------------------------
@@ -322,13 +485,6 @@ def test_a_limit_of_no_documents_is_refused(tmp_path: Path) -> None:
 # --- Hub -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the hub's library from the network and its cache out of the home folder."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("name", ["train.jsonl", "train.parquet"])
@@ -371,7 +527,9 @@ def test_a_hub_record_without_text_names_its_place_and_fields(folder: Path, tmp_
 @pytest.mark.usefixtures("offline")
 def test_the_revision_of_a_hub_dataset_is_recorded(folder: Path, tmp_path: Path) -> None:
     write(folder / "train.jsonl", ROWS[:1])
-    record = export_documents(corpus(folder, source="hf"), tmp_path / "out")
+    record = export_documents(
+        corpus(folder, source="hf"), tmp_path / "out", revision="main", parts=tmp_path / "parts"
+    )
     assert (record["dataset"], record["revision"]) == (str(folder), "main")
 
 

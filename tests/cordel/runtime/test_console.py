@@ -66,8 +66,21 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, name: str) 
     # os.strerror gives "No space left on device", "Disk quota exceeded" and "File too large".
     assert done.returncode == 1
     assert done.stderr.startswith("error: data/a: ")
-    assert done.stderr.endswith("; free some and run again\n")
+    assert done.stderr.endswith("; free some disk space and run again\n")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",  # safetensors
+        "[enforce fail at inline_container.cc:862] . PytorchStreamWriter failed writing file",
+    ],
+)
+def test_a_full_disk_is_one_line_in_the_words_of_libraries(tmp_path: Path, message: str) -> None:
+    done = run(tmp_path, f"raise RuntimeError({message!r})")
+    assert done.stderr == f"error: output: {message}; free some disk space and run again\n"
+    assert done.returncode == 1
 
 
 def test_another_error_of_the_system_keeps_its_traceback(tmp_path: Path) -> None:

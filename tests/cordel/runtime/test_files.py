@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cordel.runtime.errors import ArtifactError
+from cordel.runtime import files
+from cordel.runtime.errors import ArtifactError, EnvironmentProblem
 from cordel.runtime.files import (
     new_directory,
     read_json,
@@ -125,9 +126,36 @@ def test_a_failed_block_keeps_the_old_folder(tmp_path: Path, error: BaseExceptio
 def test_what_a_killed_run_left_does_not_get_into_the_next_folder(tmp_path: Path) -> None:
     (tmp_path / "saída.partial").mkdir()
     (tmp_path / "saída.partial" / "resto.txt").touch()
+    (tmp_path / "saída.partial" / "pasta").mkdir()
     with new_directory(tmp_path / "saída") as folder:
         (folder / "novo.txt").touch()
     assert names(tmp_path / "saída") == ["novo.txt"]
+
+
+def test_a_folder_that_another_fills_is_left_to_it(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "saída") as folder:
+        (folder / "a.txt").touch()
+        with (
+            pytest.raises(EnvironmentProblem, match="saída: another process is writing it; wait"),
+            new_directory(tmp_path / "saída"),
+        ):
+            pytest.fail("the folder was given twice")
+        assert names(folder) == ["a.txt"]
+    assert names(tmp_path / "saída") == ["a.txt"]
+    with new_directory(tmp_path / "saída"):
+        pass
+
+
+def test_a_file_system_without_locks_on_folders_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with new_directory(tmp_path / "saída") as folder:
+        (folder / "a.txt").touch()
+    assert names(tmp_path / "saída") == ["a.txt"]
 
 
 def test_no_rows_are_one_empty_line_since_dvc_warns_of_empty_files(tmp_path: Path) -> None:

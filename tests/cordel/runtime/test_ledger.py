@@ -102,6 +102,16 @@ def test_a_finished_run_still_knows_beside_its_checkpoint_what_it_cost(
     assert [a["steps"] for a in read_json(path)] == [5, 0]
 
 
+@pytest.mark.parametrize("content", ["", '[{"sec', "\0\0\0"])
+def test_damaged_attempts_are_lost_and_stop_nothing(
+    path: Path, pending: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    pending.write_text(content)
+    attempt(path, pending, steps=5)
+    assert [a["steps"] for a in read_json(path)] == [5]
+    assert "the costs of earlier attempts are lost" in caplog.text
+
+
 def test_a_failed_rerun_keeps_the_ledger_of_the_last_success(path: Path) -> None:
     attempt(path, steps=5)
     with pytest.raises(InterruptedError, match="desligado"):
