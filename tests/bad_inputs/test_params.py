@@ -141,9 +141,9 @@ def test_every_section_has_a_reader() -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_parameter_of_the_wrong_kind_is_refused(toy: Project, name: str) -> None:
-    path = PARAMETERS[name]
+    path: Any = PARAMETERS[name]
     words = words_of(path[0], path[1] if len(path) > 1 else "")
-    value = PARAMS
+    value: Any = PARAMS
     for key in path:
         value = value[key]
     if name == "profile":
@@ -157,7 +157,7 @@ def test_a_parameter_of_the_wrong_kind_is_refused(toy: Project, name: str) -> No
 
 @pytest.mark.parametrize("name", [n for n in PARAMETERS if n.rpartition(".")[0] not in FREE])
 def test_a_missing_and_a_misspelt_key_are_refused(toy: Project, name: str) -> None:
-    path = PARAMETERS[name]
+    path: Any = PARAMETERS[name]
     words = words_of(path[0], path[1] if len(path) > 1 else "")
     params = copy.deepcopy(PARAMS)
     place = params

@@ -83,8 +83,9 @@ def load_base(base: BaseModel, compute: Compute, *, quantise: bool = True) -> An
     folder = Path(base.model) if base.revision is None else fetch(base.model, base.revision)
     if not folder.is_dir():  # or transformers would look for it on the hub
         raise ArtifactError(f"{folder}: the base is gone; restore it, or rerun open_base")
+    auto: Any = AutoModelForCausalLM  # its annotation forgets output_loading_info
     with reading(folder, maker="open_base"):
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = auto.from_pretrained(
             folder,
             output_loading_info=True,
             quantization_config=nf4 if quantise else None,

@@ -106,8 +106,7 @@ def render_results(*, root: Path) -> None:
         tables = f"{answers_table(root)}\n\n{gains_table(root)}"
         text = replace_between(text, "answers", tables)
     text = replace_between(text, "stages", stage_list(root))
-    write_text(root / "docs" / "results.md", "
-".join(parts))
+    write_text(root / "docs" / "results.md", "\n".join(parts))
     write_text(readme, text)
 
 
