@@ -219,9 +219,7 @@ class Workers:
                 self.finished()
         finally:
             for running in self.running.values():
-                for process in _members(running.process.pid):
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
+                _kill(running.process.pid)
 
     @property
     def idle(self) -> bool:
@@ -308,6 +306,15 @@ def _members(group: int) -> set[psutil.Process]:
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                 found.add(process)
     return found
+
+
+def _kill(group: int) -> None:
+    """Kill a group at once, as one of its processes may be about to start another; see it end."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    end = time.monotonic() + GRACE_SECONDS
+    while _members(group) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
 
 
 def log_of(name: str) -> Path:
