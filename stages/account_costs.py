@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cordel.costs import CostParams, account
 from cordel.runtime.console import duration, run_stage
+from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_json, rounded, write_json
 from cordel.runtime.hardware import started_by_dvc_at
 from cordel.runtime.params import read_params
@@ -24,11 +25,14 @@ def main() -> None:
     params = read_params("costs", CostParams)
     ledgers = {}
     for path in args.ledgers:
-        attempts = read_json(path)
+        attempts = read_json(path, kind=list)
         if attempts:  # an arm whose base is not configured cost nothing
             ledgers[attempts[-1]["stage"]] = attempts
     for folder in args.models:
-        attempt = ledgers[f"train_lm@{folder.name}"][-1]
+        stage = f"train_lm@{folder.name}"
+        if stage not in ledgers:
+            raise ArtifactError(f"{folder}: none of the ledgers is of {stage}; run dvc repro")
+        attempt = ledgers[stage][-1]
         attempt["model_flops"] = training_flops_of(folder, attempt["tokens"]["processed"])
     costs = account(ledgers, params, repro_started_at=started_by_dvc_at())
     write_json(args.metrics, rounded(costs))

@@ -14,7 +14,7 @@ from cordel.compute import ComputeParams, decide, seed_everything
 from cordel.runtime.console import run_stage
 from cordel.runtime.files import new_directory, read_jsonl, write_csv, write_json
 from cordel.runtime.ledger import ledger
-from cordel.runtime.params import read_params
+from cordel.runtime.params import read_params, seed
 from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 
 log = logging.getLogger(Path(__file__).stem)
@@ -36,7 +36,7 @@ def main() -> None:
     """Write the adapter, its curve and its ledger."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arm", required=True)
-    parser.add_argument("--seed", type=int, help="another one than the section's")
+    parser.add_argument("--seed", type=seed, help="another one than the section's")
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True, help="the base's folder, if local")
     parser.add_argument(

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cordel.corpus.documents import Document, read_documents
+from cordel.corpus.documents import Document, EvaluationParams, read_documents
 from cordel.corpus.instructions import read_written
 from cordel.corpus.leakage import (
     LeakageParams,
@@ -30,8 +29,10 @@ from cordel.runtime.console import progress, run_stage
 from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_jsonl, rounded, write_json, write_jsonl
 from cordel.runtime.params import read_params, read_section
+from cordel.runtime.tables import read_rows
 
 log = logging.getLogger(Path(__file__).stem)
+IDS = pa.schema([("id", pa.string())])
 SCORES = ("em", "f1", "rouge_l")
 NO_SCORES = "only sums over the whole set are written, no score an item"
 Row = dict[str, Any]
@@ -43,8 +44,9 @@ def main() -> None:
     """Write metrics/leakage.json, and which items overlap."""
     args = arguments()
     params = read_params("leakage", LeakageParams)
-    limit = read_section("evaluation.max_documents")
-    prose = args.prose / f"{read_section('cpt_data.documents')}.parquet"
+    limit = read_params("evaluation", EvaluationParams).max_documents
+    drawn_from = read_section("cpt_data.documents", kind=Literal["reserved", "train"])
+    prose = args.prose / f"{drawn_from}.parquet"
     found: dict[tuple[str, str], Overlaps] = {}
 
     def look(name: str, against: str, items: Iterable[Document], train: Texts) -> None:
@@ -103,10 +105,7 @@ def arguments() -> argparse.Namespace:
 
 def chosen(source: Path, encoded: Path) -> Iterator[Document]:
     """Yield the documents of ``source`` that ``encoded``, a file of prepare_cpt, holds as ids."""
-    try:
-        ids = set(pq.read_table(encoded, columns=["id"])["id"].to_pylist())
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{encoded}: cannot be read ({error}); rerun prepare_cpt") from None
+    ids = {row["id"] for row in read_rows(encoded, IDS, maker="prepare_cpt")}
     return (document for document in read_documents(source) if document.id in ids)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from cordel.evaluation.calibration import (
     CalibrationParams,
@@ -33,17 +33,20 @@ from cordel.runtime.console import run_stage
 from cordel.runtime.errors import ArtifactError, ParamsError
 from cordel.runtime.files import read_json, rounded, write_json
 from cordel.runtime.params import read_params
+from cordel.runtime.tables import read_rows
 from cordel.tokenizers.saved import fingerprint, load_tokenizer
 from cordel.tokens import TokensMeta, read_ids, read_meta
 
 log = logging.getLogger(Path(__file__).stem)
+LENGTHS = pa.schema([("tokens", pa.int64())])
 ROLES = ("fit", "calibration", "evaluation")
 
 
 def documents_of(folder: Path, split: str, meta: TokensMeta) -> list[np.ndarray]:
     """Return the documents of a split without begin and end, mapped and not loaded."""
     ids = read_ids(folder, split)
-    lengths = pq.read_table(folder / f"{split}.parquet", columns=["tokens"])["tokens"].to_numpy()
+    rows = read_rows(folder / f"{split}.parquet", LENGTHS, maker="encode_corpus")
+    lengths = np.asarray([row["tokens"] for row in rows], dtype=np.int64)
     ends = np.cumsum(lengths)
     if ends[-1] != len(ids):
         message = f"{folder}: {split}.bin and {split}.parquet disagree; rerun encode_corpus"
@@ -167,11 +170,7 @@ def gate(reports: Sequence[dict[str, Any]], params: CalibrationParams) -> None:
 
     Raises:
         GuardrailError: ``on_failure`` is ``fail`` and a run of ``must_pass`` fails.
-        ParamsError: A run of ``must_pass`` is none.
     """
-    unknown = sorted(set(params.must_pass) - {report["run"] for report in reports})
-    if unknown:
-        raise ParamsError(f"guardrails.must_pass names {unknown[0]!r}, which is no run of models")
     failed = [report for report in reports if not report["passes"]]
     bound = [report for report in failed if report["run"] in params.must_pass]
     for report in failed:
@@ -180,6 +179,16 @@ def gate(reports: Sequence[dict[str, Any]], params: CalibrationParams) -> None:
         raise GuardrailError(
             f"{'; '.join(map(failure, bound))}; train longer, or set guardrails.on_failure: warn"
         )
+
+
+def check_must_pass(runs: Sequence[str], params: CalibrationParams) -> None:
+    """Refuse a name in ``must_pass`` that no run has.
+
+    Raises:
+        ParamsError: There is one.
+    """
+    if unknown := sorted(set(params.must_pass) - set(runs)):
+        raise ParamsError(f"guardrails.must_pass names {unknown[0]!r}, which is no run of models")
 
 
 def main() -> None:
@@ -191,22 +200,28 @@ def main() -> None:
     parser.add_argument("--early", type=Path, nargs="+", required=True)
     parser.add_argument("--early-metrics", type=Path, nargs="+", required=True, help="as --early")
     args = parser.parse_args()
+    if not len(args.samples) == len(args.tokens) == len(args.metrics):
+        parser.error("--samples, --tokens and --metrics go together: one of each for a run")
+    if len(args.early) != len(args.early_metrics):
+        parser.error("--early and --early-metrics go together: one of each for a tokenizer")
     params = read_params("guardrails", CalibrationParams)
     runs = list(zip(map(read_json, args.samples), args.tokens, args.metrics, strict=True))
     early = list(zip(map(read_json, args.early), args.early_metrics, strict=True))
-    reports = []
+    check_must_pass([samples["run"] for samples, _, _ in runs], params)
+    reports: dict[Path, dict[str, Any]] = {}  # written together: all of them, or none
+    separations: dict[Path, dict[str, Any]] = {}
     for folder in dict.fromkeys(args.tokens):  # one reference in memory at a time
         own = [(samples, target) for samples, tokens, target in runs if tokens == folder]
         guardrail = build_guardrail(folder, lengths_of(own[0][0]["decoding"]), params)
         for samples, target in own:
-            report = check(samples, guardrail, folder)
-            write_json(target, rounded(report))
-            reports.append(report)
+            report = reports[target] = check(samples, guardrail, folder)
             log.info("%s: %s", report["run"], "passes" if report["passes"] else "fails")
         for samples, target in early:
             if samples["dataset"] == folder.name:
-                write_json(target, rounded(separation(samples, guardrail, folder)))
-    gate(reports, params)
+                separations[target] = separation(samples, guardrail, folder)
+    for target, report in (reports | separations).items():
+        write_json(target, rounded(report))
+    gate(list(reports.values()), params)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cordel.corpus.cleaning import CleaningParams
-from cordel.corpus.documents import Document, read_documents
+from cordel.corpus.documents import Document, EvaluationParams, read_documents
 from cordel.corpus.normalisation import normalise
 from cordel.runtime.console import progress, run_stage
 from cordel.runtime.files import new_directory
@@ -37,19 +37,6 @@ class DatasetParams:
         for name in ("max_documents", "max_val_documents"):
             value = getattr(self, name)
             require(value > 0, f"{name} is {value}, expected at least 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationParams:
-    """The section ``evaluation``."""
-
-    max_documents: int  # test documents, the same for every run
-
-    def __post_init__(self) -> None:
-        """Check the range."""
-        require(
-            self.max_documents > 0, f"max_documents is {self.max_documents}, expected at least 1"
-        )
 
 
 def encoded(tokenizer: Tokenizer, document: Document, text: str) -> Encoded:

@@ -17,6 +17,7 @@ from cordel.adaptation.quantised import (
 )
 from cordel.compute import Compute, ComputeParams, decide
 from cordel.runtime.console import Progress, run_stage
+from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_jsonl, write_json, write_jsonl
 from cordel.runtime.ledger import ledger
 from cordel.runtime.params import read_params
@@ -50,7 +51,10 @@ def main() -> None:
         write_json(args.ledger, [])
         return
     chat, adapter = load_chat(args.base), adapter_in(args.adapter)
-    rows = prompted(chat, list(read_jsonl(args.tasks)), params, args.arm, trained=bool(adapter))
+    items = list(read_jsonl(args.tasks))
+    if not items:
+        raise ArtifactError(f"{args.tasks}: no items; rerun prepare_tasks")
+    rows = prompted(chat, items, params, args.arm, trained=bool(adapter))
     fitting = [row for row in rows if fits(row, base)]
     if len(fitting) < len(rows):
         lost = len(rows) - len(fitting)

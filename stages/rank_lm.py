@@ -32,8 +32,8 @@ def main() -> None:
     # The score of an arm whose base is not configured is empty.
     scores = {path.stem: score for path in args.scores if (score := read_json(path))}
     items = {path.stem: list(read_jsonl(path)) for path in args.items if path.stem in scores}
+    references = read_json(args.references)
     found = compare(scores, items, params) if scores else {}
-    write_json(args.metrics, rounded(found))
     rows = [
         {"model": name if score["lossless"] else f"≥ {name}", "kind": "run"}
         | {"bits_per_byte": score["bits_per_byte"]}
@@ -44,9 +44,10 @@ def main() -> None:
         # A reference line has no interval, but DVC draws only rows that have the same keys.
         {"model": name, "bits_per_byte": line["bits_per_byte"], "kind": "reference"}
         | {"low": None, "high": None}
-        for name, line in read_json(args.references).items()
+        for name, line in references.items()
     ]
     rows.sort(key=lambda row: (row["bits_per_byte"], row["model"]))
+    write_json(args.metrics, rounded(found))
     write_json(args.out, rounded(rows))
     log.info("best: %s with %.4f bits per byte", rows[0]["model"], rows[0]["bits_per_byte"])
 

@@ -25,7 +25,7 @@ from cordel.adaptation.quantised import (
 )
 from cordel.adaptation.scoring import AsLanguageModel
 from cordel.compute import Compute, ComputeParams, decide
-from cordel.corpus.documents import read_documents
+from cordel.corpus.documents import EvaluationParams, read_documents
 from cordel.evaluation.likelihood import Likelihood, total
 from cordel.evaluation.scoring import score_documents
 from cordel.runtime.console import Progress, run_stage
@@ -36,13 +36,6 @@ from cordel.runtime.params import read_params, require
 from cordel.tokens import Encoded
 
 log = logging.getLogger(Path(__file__).stem)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationParams:
-    """The section ``evaluation``."""
-
-    max_documents: int  # test documents, the same for every run and arm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +141,10 @@ def adapters_of(bases: Sequence[Path], folders: Sequence[Path]) -> list[Path]:
 def evaluation_splits(chat: Chat, documents: Path, examples: Path, length: int) -> dict[str, Split]:
     """Return the CPT and the SFT evaluation split as packed blocks."""
     texts = read_encoded(documents / "evaluation.parquet")
-    blocks, answer_bytes, too_long = conversation_blocks(
-        chat, read_jsonl(examples / "test.jsonl"), length
-    )
+    tested = examples / "test.jsonl"
+    blocks, answer_bytes, too_long = conversation_blocks(chat, read_jsonl(tested), length)
+    if not blocks:
+        raise ArtifactError(f"{tested}: no example fits {length} ids; rerun prepare_sft")
     return {
         "cpt": Split(
             blocks=document_blocks(texts, length),

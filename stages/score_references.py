@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from cordel.corpus.documents import read_documents
+from cordel.corpus.documents import EvaluationParams, read_documents
 from cordel.evaluation.references import KneserNey, ReferenceParams, compressed_bits_per_byte
 from cordel.runtime.console import progress, run_stage
 from cordel.runtime.files import rounded, write_json
 from cordel.runtime.ledger import ledger
-from cordel.runtime.params import read_params, read_section
+from cordel.runtime.params import read_params
 from cordel.tokenizers.char import SEPARATOR, CharTokenizer
 from cordel.tokenizers.saved import Tokenizer, load_tokenizer
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--ledger", type=Path, required=True)
     args = parser.parse_args()
     params = read_params("references", ReferenceParams)
-    limit = read_section("evaluation.max_documents")
+    limit = read_params("evaluation", EvaluationParams).max_documents
     test = [d.text for d in read_documents(args.clean / "test.parquet", limit=limit)]
 
     def train() -> Iterator[str]:

@@ -11,7 +11,7 @@ from cordel.models import build_model, count_parameters, parse_architecture
 from cordel.runtime.console import run_stage
 from cordel.runtime.files import new_directory, write_csv
 from cordel.runtime.ledger import ledger
-from cordel.runtime.params import read_params
+from cordel.runtime.params import read_params, seed
 from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 from cordel.tokens import read_ids, read_meta
 from cordel.training.loop import Trainer
@@ -39,7 +39,7 @@ def main() -> None:
     """Write the model, its curve and its ledger."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
-    parser.add_argument("--seed", type=int, help="another one than the run's")
+    parser.add_argument("--seed", type=seed, help="another one than the run's")
     parser.add_argument("--tokens", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--curve", type=Path, required=True)

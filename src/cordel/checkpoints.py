@@ -67,7 +67,7 @@ def load_model(folder: Path) -> tuple[Any, ModelConfig]:
     try:
         model.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split())[:600]
         raise ArtifactError(
             f"{path}: not the weights of {config.run} ({message}); rerun train_lm"
         ) from None

@@ -2,11 +2,12 @@
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 
 from cordel.runtime.console import run_stage
-from cordel.runtime.errors import ParamsError
+from cordel.runtime.errors import ParamsError, UserError
 
 DESCRIPTION = """\
 Language models for Brazilian Portuguese: v1 to v7 from scratch, and an open model adapted.
@@ -166,8 +167,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.verb == "estimate" and (args.gpu is None) != (args.tflops is None):
         estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
-    if args.verb == "estimate" and args.tflops is not None and args.tflops <= 0:
-        estimate.error(f"--tflops is {args.tflops}, expected above 0")
+    if args.verb == "estimate" and args.tflops is not None and not 0 < args.tflops < math.inf:
+        estimate.error(f"--tflops is {args.tflops}, expected above 0 and finite")
     if args.verb == "compare" and args.rev is not None and not args.models:
         compare.error("--rev goes with --models; without it A and B are the revisions")
     if args.verb == "repro" and args.jobs is not None and args.jobs < 1:
@@ -279,6 +280,8 @@ def _estimate(args: argparse.Namespace, log: logging.Logger) -> None:
         adapted, notes = estimate_track_2(params, machine=machine)
         assumed = assumptions(params)
         price, source = price_of(params, machine)
+    except UserError:
+        raise
     except KeyError as error:
         raise ParamsError(f"params.yaml: no key {error}; see `git diff params.yaml`") from error
     found += adapted

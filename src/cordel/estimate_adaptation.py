@@ -20,7 +20,7 @@ from cordel.estimate import (
     price_of,
     priced,
 )
-from cordel.runtime.errors import InputError
+from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import read_json
 from cordel.sizing import (
     LLAMA_3_1_8B,
@@ -631,9 +631,9 @@ def _configured(path: Path) -> tuple[Shape, int]:
             tied=config.get("tie_word_embeddings", False),
         )
         return shape, config["max_position_embeddings"]
-    except KeyError as error:
+    except ArtifactError as error:
         raise InputError(
-            f"{path}: no key {error}, expected a decoder in the Llama layout; use such a base"
+            f"{error}; expected a decoder in the Llama layout, use such a base"
         ) from None
 
 

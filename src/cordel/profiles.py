@@ -70,17 +70,20 @@ def _yaml() -> YAML:
 
 
 def load_params(path: Path) -> Any:
-    """Return a YAML file as values that remember their comments.
+    """Return a YAML file as keys and values that remember their comments.
 
     Raises:
-        ParamsError: The file is missing or not YAML.
+        ParamsError: The file is missing, not YAML or something else than keys and values.
     """
     try:
-        return _yaml().load(path.read_text(encoding="utf-8"))
+        found = _yaml().load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the root of the project") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if found is not None and not isinstance(found, Mapping):
+        raise ParamsError(f"{path}: holds no keys and values, expected sections of params.yaml")
+    return found
 
 
 def save_params(path: Path, params: Any) -> None:
@@ -102,7 +105,11 @@ def _merge(base: Any, overlay: Any, source: Path, where: str, changed: list[str]
         name = f"{where}{key}"
         if key not in base:
             raise ParamsError(f"{source}: unknown key {name!r}; params.yaml has no such key")
-        if isinstance(value, Mapping) and isinstance(base[key], Mapping):
+        section = isinstance(base[key], Mapping)
+        if isinstance(value, Mapping) != section:
+            wanted = "keys and values" if section else "a value"
+            raise ParamsError(f"{source}: {name!r} is {value!r:.60}, expected {wanted}")
+        if section:
             _merge(base[key], value, source, f"{name}.", changed)
         elif base[key] != value:
             base[key] = value

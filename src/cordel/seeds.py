@@ -18,7 +18,7 @@ from cordel.reporting.markdown import markdown_table
 from cordel.runtime.console import duration
 from cordel.runtime.errors import ParamsError
 from cordel.runtime.files import read_json
-from cordel.runtime.params import PARAMS, read_params, read_section, require
+from cordel.runtime.params import LARGEST, PARAMS, read_params, read_section, require
 
 STARTS = {"sft": "data/base/base", "cpt_sft": "data/adapters/cpt"}  # arms, and where they start
 STAGES = {"models": ("train_lm", "score_lm"), "sft": ("adapt_sft", "generate_answers")}
@@ -108,7 +108,7 @@ def add_seeds(name: str, seeds: list[int], *, root: Path = Path()) -> list[str]:
         *(other["seed"] for other in entries.values() if name in other.values()),
     ]
     for seed in seeds:
-        if seed < 0 or seed in taken or seeds.count(seed) > 1:
+        if not 0 <= seed <= LARGEST or seed in taken or seeds.count(seed) > 1:
             raise ParamsError(
                 f"seed {seed} of {name}: expected a new one, at least 0; "
                 f"there are: {', '.join(map(str, taken))}"
@@ -196,7 +196,7 @@ def _cost(ledgers: list[str], root: Path) -> Cost:
     found = []
     for name in ledgers:
         path = root / "metrics" / "ledger" / f"{name}.json"
-        attempts = read_json(path) if path.exists() else []
+        attempts = read_json(path, kind=list) if path.exists() else []
         if not attempts:
             return Cost(None, None)
         found.append(stage_costs(name, attempts, prices))

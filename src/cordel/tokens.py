@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import read_json, write_json
+from cordel.runtime.tables import read_rows
 
 SCHEMA = pa.schema(
     [("id", pa.string())] + [(n, pa.int64()) for n in ("tokens", "bytes", "unknown_bytes")]
@@ -130,24 +131,33 @@ def read_ids(folder: Path, split: str) -> np.ndarray:
     """Map a split's ids: ``uint16[tokens]``, read-only, not loaded into memory.
 
     Raises:
-        ArtifactError: The file is missing or empty.
+        ArtifactError: The file is missing, or not what ``meta.json`` says: cut short, or with an id
+            that no vocabulary of this size has.
     """
     path = folder / f"{split}.bin"
-    size = path.stat().st_size if path.exists() else 0
-    if not size or size % 2:
+    meta = read_meta(folder)
+    if split not in meta.splits:
+        raise ArtifactError(f"{folder / 'meta.json'}: no split {split!r}; rerun encode_corpus")
+    expected = meta.splits[split].tokens
+    size = path.stat().st_size if path.is_file() else 0
+    if not size or size != 2 * expected:
         raise ArtifactError(
-            f"{path}: missing, empty or cut short ({size} bytes); rerun encode_corpus"
+            f"{path}: missing, empty or cut short ({size} bytes, meta.json says {expected} ids of "
+            "2); rerun encode_corpus"
         )
-    return np.memmap(path, dtype="<u2", mode="r")
+    ids = np.memmap(path, dtype="<u2", mode="r")
+    highest = int(ids.max())
+    if highest >= meta.vocab_size:
+        raise ArtifactError(
+            f"{path}: id {highest} of a vocabulary of {meta.vocab_size}; rerun encode_corpus"
+        )
+    return ids
 
 
 def read_split(folder: Path, split: str) -> list[Encoded]:
     """Return every document of a split, for the evaluation splits, which are capped."""
     ids = read_ids(folder, split)
-    try:
-        rows = pq.read_table(folder / f"{split}.parquet").to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{folder / split}.parquet: {error}; rerun encode_corpus") from None
+    rows: list[Any] = read_rows(folder / f"{split}.parquet", SCHEMA, maker="encode_corpus")
     if sum(row["tokens"] for row in rows) != len(ids):
         raise ArtifactError(
             f"{folder}: {split}.bin and {split}.parquet disagree; rerun encode_corpus"

@@ -332,7 +332,7 @@ def test_7_every_ledger_of_a_trained_run_has_the_three(project: Path):
     ledgers = sorted((project / "metrics" / "ledger" / "train_lm").glob("*.json"))
     assert len(ledgers) >= 12
     for path in ledgers:
-        tokens = read_json(path)[-1]["tokens"]
+        tokens = read_json(path, kind=list)[-1]["tokens"]
         assert tokens["unique"] <= tokens["processed"], path.name
         assert tokens["supervised"] <= tokens["processed"], path.name
 

@@ -326,7 +326,7 @@ def test_sft_after_cpt_begins_where_cpt_ended_and_sft_at_the_base() -> None:
     [("adapt_cpt", "adapt_cpt"), ("adapt_sft/sft", "adapt_sft@sft")],
 )
 def test_the_ledger_counts_tokens_parameters_and_flops(ledger: str, stage: str) -> None:
-    attempt = read_json(Path(f"metrics/ledger/{ledger}.json"))[0]
+    attempt = read_json(Path(f"metrics/ledger/{ledger}.json"), kind=list)[0]
     tokens = attempt["tokens"]
     assert attempt["stage"] == stage
     assert attempt["parameters"] == LORA_PARAMETERS
@@ -337,7 +337,7 @@ def test_the_ledger_counts_tokens_parameters_and_flops(ledger: str, stage: str) 
 
 
 def test_cpt_trains_on_every_token_of_its_documents_once() -> None:
-    attempt = read_json(Path("metrics/ledger/adapt_cpt.json"))[0]
+    attempt = read_json(Path("metrics/ledger/adapt_cpt.json"), kind=list)[0]
     documents = read_encoded(Path("data/cpt/train.parquet"))
     expected = sum(len(document.ids) - 1 for document in documents)
     assert attempt["tokens"]["supervised"] == attempt["tokens"]["unique"] == expected
@@ -345,12 +345,12 @@ def test_cpt_trains_on_every_token_of_its_documents_once() -> None:
 
 def test_an_arm_without_a_base_is_empty_and_breaks_nothing() -> None:
     assert read_json(Path("data/adapters/instruct_sft/base.json")) == {"source": "none"}
-    assert read_json(Path("metrics/ledger/adapt_sft/instruct_sft.json")) == []
+    assert read_json(Path("metrics/ledger/adapt_sft/instruct_sft.json"), kind=list) == []
     header, row = Path("plots/adaptation/instruct_sft.csv").read_text().splitlines()
     assert (header, row) == ("step,eval_nats_per_token", ",")
     for arm in ("instruct", "instruct_sft"):
         assert read_json(Path(f"metrics/lm/{arm}.json")) == {}
-        assert read_json(Path(f"metrics/ledger/generate_answers/{arm}.json")) == []
+        assert read_json(Path(f"metrics/ledger/generate_answers/{arm}.json"), kind=list) == []
         for path in (
             "metrics/items/{}.jsonl",
             "metrics/items/answers-{}.jsonl",
@@ -387,10 +387,10 @@ def test_a_finished_run_says_so_and_gives_the_same_weights(
 @FINISHED
 def test_finding_a_run_finished_keeps_what_it_cost(arm: str, command: str) -> None:
     path = Path(f"metrics/ledger/adapt_{'cpt' if arm == 'cpt' else 'sft/sft'}.json")
-    before = read_json(path)
+    before = read_json(path, kind=list)
     run(command)
-    assert read_json(path)[:-1] == before
-    assert read_json(path)[-1]["tokens"] == before[0]["tokens"]
+    assert read_json(path, kind=list)[:-1] == before
+    assert read_json(path, kind=list)[-1]["tokens"] == before[0]["tokens"]
 
 
 def test_a_finished_run_gives_the_same_curve(
@@ -433,7 +433,7 @@ def test_a_seed_on_the_command_line_is_as_in_params(made: Path) -> None:
     name = "adapter_model.safetensors"
     weights = [Path(arm, name).read_bytes() for arm in ("sft-43", "sft", "data/adapters/sft")]
     assert weights[0] == weights[1] != weights[2]
-    (record,) = read_json(Path("metrics/ledger/adapt_sft/sft-43.json"))
+    (record,) = read_json(Path("metrics/ledger/adapt_sft/sft-43.json"), kind=list)
     assert record["stage"] == "adapt_sft@sft-43"
     folders = (Path(".ckpt/adapt_sft/sft-43"), Path(".ckpt/adapt_sft/sft"))
     [further], [as_in_params] = ([path.name for path in folder.iterdir()] for folder in folders)
@@ -565,7 +565,7 @@ def test_a_prompt_that_does_not_fit_is_counted_and_not_cut(arm: str) -> None:
 
 
 def test_the_ledger_counts_what_was_generated() -> None:
-    attempt = read_json(Path("metrics/ledger/generate_answers/sft.json"))[0]
+    attempt = read_json(Path("metrics/ledger/generate_answers/sft.json"), kind=list)[0]
     rows = [row for row in rows_of("data/answers/sft.jsonl") if not row["too_long"]]
     distinct = {(row["prompt"], row["task"]): row["new_tokens"] for row in rows}
     assert attempt["tokens"]["generated"] == sum(distinct.values())
@@ -796,8 +796,8 @@ MISTAKES = {
         lambda: change(base_models__base__path="nowhere"),
         r"base_models\.base\.path nowhere: no such folder",
     ),
-    "no model, cpt": (CPT, broken, r"model: the base cannot be loaded"),
-    "no model, score": (SCORE, broken, r"model: the base cannot be loaded"),
+    "no model, cpt": (CPT, broken, r"model: cannot be read"),
+    "no model, score": (SCORE, broken, r"model: cannot be read"),
     "other base, sft": (
         SFT.format("cpt_sft", *ADAPTED["cpt_sft"]),
         lambda: foreign("cpt"),
@@ -819,7 +819,7 @@ MISTAKES = {
     "no file": (
         CPT_DATA,
         lambda: Path("data/clean/prose/reserved.parquet").unlink(),
-        r"reserved\.parquet: cannot be read",
+        r"reserved\.parquet: no such file",
     ),
     "none, cpt": (CPT, no_base, r"base_models\.base\.source is none, but cpt adapts it"),
     "none, cpt data": (CPT_DATA, no_base, r"base_models\.base\.source is none"),

@@ -135,7 +135,7 @@ def test_both_texts_are_scored_and_counted_in_the_ledger(run: Callable) -> None:
     write_model("gpt", Path("model"), vocab_size=11, tokenizer_sha256="0" * 64)
     write_tokens(Path("tokens"), [1])
     run(score_lm, SCORE.format(run="v5"))
-    metrics, [attempt] = read_json(Path("metrics.json")), read_json(Path("ledger.json"))
+    metrics, [attempt] = read_json(Path("metrics.json")), read_json(Path("ledger.json"), kind=list)
     assert metrics["bits_per_byte_own"] != metrics["bits_per_byte"]
     assert (metrics["lossless"], metrics["parameters"]) == (False, 123)
     # 35 of the common text, 9 + 15 of its own.
@@ -270,7 +270,7 @@ def test_the_text_of_a_sample_is_what_its_ids_say(samples: dict) -> None:
 
 
 def test_the_ledger_counts_the_ids_that_were_generated(samples: dict) -> None:
-    [attempt] = read_json(Path("ledger.json"))
+    [attempt] = read_json(Path("ledger.json"), kind=list)
     assert attempt["tokens"] == {"generated": sum(len(s["ids"]) for s in samples["samples"])}
 
 
@@ -313,7 +313,7 @@ def rank(run: Callable, costs: dict[str, tuple[float, ...]], bounds: tuple[str, 
     names = {"scores": "lm/{}.json", "items": "items/{}.jsonl"}
     words = [f"--{flag} {' '.join(path.format(n) for n in costs)}" for flag, path in names.items()]
     run(rank_lm, RANK + " ".join(words))
-    return read_json(Path("out.json")), read_json(Path("metrics.json"))
+    return read_json(Path("out.json"), kind=list), read_json(Path("metrics.json"))
 
 
 def test_the_leaderboard_is_best_first_and_marks_lower_bounds(run: Callable) -> None:

@@ -359,7 +359,7 @@ def test_an_early_model_is_sampled_with_the_settings_of_the_run(early: Callable)
     assert [sample["seed"] for sample in found["samples"]] == [101, 102, 1101]
     tokenizer = load_tokenizer(Path("toy/tokenizer"))
     assert all(s["text"] == tokenizer.decode(s["ids"]) for s in found["samples"])
-    [attempt] = read_json(Path("ledger.json"))
+    [attempt] = read_json(Path("ledger.json"), kind=list)
     generated = sum(len(sample["ids"]) for sample in found["samples"])
     assert attempt["tokens"] == {"processed": found["steps"] * 64, "generated": generated}
 

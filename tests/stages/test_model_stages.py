@@ -201,7 +201,7 @@ def test_the_model_loads_with_the_size_of_its_tokenizer(names: dict) -> None:
 
 
 def test_the_ledger_counts_parameters_and_tokens() -> None:
-    attempt = read_json(Path("metrics/ledger/train_lm/v7.json"))[0]
+    attempt = read_json(Path("metrics/ledger/train_lm/v7.json"), kind=list)[0]
     # Embedding and output 700 x 16 each; a block 4 x 16 x 16 + 3 x 16 x 24 + 2 x 16; last norm 16.
     assert attempt["parameters"] == 2 * 11200 + 2 * 2208 + 16
     steps = int(curve_of("v7")[-1]["step"])
@@ -247,7 +247,7 @@ def test_a_seed_on_the_command_line_is_as_in_params_but_has_a_name_of_its_own(
     name = "model.safetensors"
     assert (seeded / "further" / name).read_bytes() == (seeded / "other" / name).read_bytes()
     assert read_json(seeded / "further/config.json")["run"] == "v7-43"
-    (record,) = read_json(seeded / "further.json")
+    (record,) = read_json(seeded / "further.json", kind=list)
     assert record["stage"] == "train_lm@v7-43"
     # A folder of its own, or seeds would throw each other's checkpoints away.
     [further], [as_in_params] = (keys(seeded / ".ckpt/train_lm" / name) for name in ("v7-43", "v7"))
@@ -274,9 +274,9 @@ def test_a_finished_run_says_so_and_gives_the_same_bytes(
 
 def test_finding_a_run_finished_keeps_what_it_cost() -> None:
     path = Path("metrics/ledger/train_lm/v1.json")
-    before = read_json(path)
+    before = read_json(path, kind=list)
     run(TRAIN, V1)
-    assert read_json(path)[:-1] == before
+    assert read_json(path, kind=list)[:-1] == before
     assert before[0]["completed"]
 
 

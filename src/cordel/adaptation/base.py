@@ -42,6 +42,7 @@ SHAPE = (
     "intermediate_size",
     "tie_word_embeddings",
 )  # for `cordel estimate`
+NEEDED = ("config.json", "tokenizer.json")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -84,12 +85,13 @@ def open_base(params: BaseModelParams, out: Path, *, key: str) -> dict[str, Any]
         write_json(out / "base.json", info)
         return info
     folder, revision = _fetched(params, key)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights or not (folder / "config.json").exists():
+    weights = sorted(p for p in folder.glob("*.safetensors") if p.is_file())
+    # Without tokenizer.json transformers would rebuild it from tokenizer.model, with other ids.
+    if not weights or not all((folder / name).is_file() for name in NEEDED):
         found = ", ".join(sorted(p.name for p in folder.glob("*"))[:8]) or "nothing"
         raise InputError(
-            f"{key}: {folder} holds no model, expected config.json and *.safetensors (pickled "
-            f"weights are never loaded), found {found}"
+            f"{key}: {folder} holds no model, expected {', '.join(NEEDED)} and *.safetensors "
+            f"(pickled weights are never loaded), found {found}"
         )
     config = _read(AutoConfig, folder, key).get_text_config()
     tokenizer = _read(AutoTokenizer, folder, key)

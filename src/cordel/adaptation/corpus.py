@@ -6,13 +6,14 @@ that hide behind an unknown id. (``tokens.py`` stores 16 bits an id; Llama has 1
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cordel.adaptation.chat import Chat
 from cordel.corpus.documents import Document
-from cordel.runtime.errors import ArtifactError
+from cordel.runtime.tables import read_rows
 from cordel.tokens import Encoded
 
 SCHEMA = pa.schema(
@@ -72,8 +73,5 @@ def read_encoded(path: Path) -> list[Encoded]:
     Raises:
         ArtifactError: It is missing or no such file.
     """
-    try:
-        rows = pq.read_table(path, schema=SCHEMA).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); rerun prepare_cpt") from None
+    rows: list[Any] = read_rows(path, SCHEMA, maker="prepare_cpt")
     return [Encoded(**row) for row in rows]

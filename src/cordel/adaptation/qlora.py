@@ -294,10 +294,16 @@ def adapt(
         folder: Where checkpoints are kept, and an interrupted run is found again.
 
     Raises:
+        ArtifactError: There is nothing to train on or to judge by.
         AdaptationDivergedError: The loss became NaN or infinite.
         Stopped: SIGTERM or SIGINT came; the state was saved first.
     """
     name, base, params, compute = run.name, run.base, run.params, run.compute
+    if not train or not evaluation:
+        raise ArtifactError(
+            f"{name}: {len(train)} blocks to train on and {len(evaluation)} to judge by; use more "
+            "data, a longer block_length, or rerun the stage that prepares it"
+        )
     model = load_base(base, compute)
     if run.start is None:
         model = new_adapter(model, run.lora)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
@@ -22,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from cordel.adaptation.hub import fetch
 from cordel.compute import Compute
 from cordel.runtime.errors import ArtifactError, InputError
-from cordel.runtime.files import read_json, write_json
+from cordel.runtime.files import read_json, reading, write_json
 from cordel.runtime.params import require
 
 IDENTITY = "adaptation.json"  # in an adapter's folder: which base it belongs to
@@ -82,9 +83,11 @@ def load_base(base: BaseModel, compute: Compute, *, quantise: bool = True) -> An
     folder = Path(base.model) if base.revision is None else fetch(base.model, base.revision)
     if not folder.is_dir():  # or transformers would look for it on the hub
         raise ArtifactError(f"{folder}: the base is gone; restore it, or rerun open_base")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    auto: Any = AutoModelForCausalLM  # its annotation forgets output_loading_info
+    with reading(folder, maker="open_base"):
+        model, loaded = auto.from_pretrained(
             folder,
+            output_loading_info=True,
             quantization_config=nf4 if quantise else None,
             dtype=dtype,
             device_map={"": compute.device},
@@ -92,9 +95,8 @@ def load_base(base: BaseModel, compute: Compute, *, quantise: bool = True) -> An
             use_safetensors=True,
             trust_remote_code=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        message = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"{base.model}: the base cannot be loaded ({message})") from None
+    if missing := sorted(loaded["missing_keys"]):  # transformers would go on with random weights
+        raise ArtifactError(f"{folder}: the weights lack {missing[0]}, so they are another model's")
     model.generation_config = GenerationConfig()  # its own habits (penalties, sampling) stay out
     for layer in linear4bit_layers(model):
         # On CPUs that have AVX512-BF16, bitsandbytes would repack the weights at the first product
@@ -139,16 +141,39 @@ def load_adapters(model: Any, folders: dict[str, Path], base: BaseModel) -> Peft
     (first, path), *rest = folders.items()
     for folder in folders.values():
         check_identity(folder, base)
-    adapted = PeftModel.from_pretrained(model, path, adapter_name=first)
+    adapted = _with_adapter(model, path, adapter_name=first)
     for name, folder in rest:
-        adapted.load_adapter(folder, adapter_name=name)
+        with reading(folder):
+            adapted.load_adapter(folder, adapter_name=name)
+        _check_weights(adapted, folder, name)
     return adapted.eval()
 
 
 def trainable_copy(model: Any, folder: Path, base: BaseModel) -> PeftModel:
     """Return the model with a copy of the adapter of ``folder``, to be trained further."""
     check_identity(folder, base)
-    return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    return _with_adapter(model, folder, is_trainable=True)
+
+
+def _with_adapter(model: Any, folder: Path, adapter_name: str = "default", **how: Any) -> PeftModel:
+    with reading(folder):
+        adapted = PeftModel.from_pretrained(model, folder, adapter_name=adapter_name, **how)
+    _check_weights(adapted, folder, adapter_name)
+    return adapted
+
+
+def _check_weights(model: PeftModel, folder: Path, name: str) -> None:
+    """Refuse a file with other matrices: peft warns, and goes on with an adapter that does nothing.
+
+    Raises:
+        ArtifactError: It has others.
+    """
+    path = folder / "adapter_model.safetensors"
+    with reading(path), safe_open(path, framework="pt") as file:
+        found = set(file.keys())
+    expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if other := sorted(found ^ expected.keys()):
+        raise ArtifactError(f"{path}: not the weights of this adapter ({other[0]}); run dvc repro")
 
 
 @contextmanager

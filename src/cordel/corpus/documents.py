@@ -13,7 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cordel.runtime.errors import ArtifactError
+from cordel.runtime.files import reading
+from cordel.runtime.params import require
+from cordel.runtime.tables import read_batches
 
 BATCH = 512  # documents a row group: a few megabytes, whatever the size of the corpus
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "title", "text")])
@@ -27,6 +29,19 @@ class Document:
     source: str
     title: str
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationParams:
+    """The section ``evaluation`` of params.yaml."""
+
+    max_documents: int  # test documents, the same for every run and arm
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        require(
+            self.max_documents > 0, f"max_documents is {self.max_documents}, expected at least 1"
+        )
 
 
 class DocumentWriter:
@@ -87,31 +102,20 @@ def read_documents(path: Path, *, limit: int | None = None) -> Iterator[Document
     a subset of a larger one, and two recipes keep the same documents.
 
     Raises:
-        ArtifactError: The file is missing or not Parquet.
+        ArtifactError: The file is missing, not Parquet or no such table.
     """
     chosen = _lowest_hashes(path, limit) if limit is not None else None
-    with _opened(path) as file:
-        for batch in file.iter_batches(batch_size=BATCH, columns=SCHEMA.names):
-            columns = [column.to_pylist() for column in batch.columns]
-            for document in map(Document, *columns):
-                if chosen is None or document.id in chosen:
-                    yield document
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(
-            f"{path}: cannot be read ({error}); rerun the stage that makes it"
-        ) from None
+    for batch in read_batches(path, SCHEMA, rows=BATCH):
+        for document in map(Document, *(column.to_pylist() for column in batch.columns)):
+            if chosen is None or document.id in chosen:
+                yield document
 
 
 def _lowest_hashes(path: Path, limit: int) -> set[str] | None:
-    with _opened(path) as file:
-        if file.metadata.num_rows <= limit:
-            return None
-        ids = file.read(columns=["id"])["id"].to_pylist()
+    if count_documents(path) <= limit:
+        return None
+    batches = read_batches(path, pa.schema([SCHEMA.field("id")]))
+    ids = [name for batch in batches for name in batch.column(0).to_pylist()]
     return set(
         heapq.nsmallest(limit, ids, key=lambda i: blake2b(i.encode(), digest_size=8).digest())
     )
@@ -123,5 +127,5 @@ def count_documents(path: Path) -> int:
     Raises:
         ArtifactError: The file is missing or not Parquet.
     """
-    with _opened(path) as file:
-        return file.metadata.num_rows
+    with reading(path):
+        return pq.read_metadata(path).num_rows

@@ -216,6 +216,8 @@ def _parsed(line: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         message = f"{where}: not JSON ({error.msg} at column {error.colno})"
         raise InputError(message) from None
+    except RecursionError:
+        raise InputError(f"{where}: JSON nested too deep; mend the record") from None
 
 
 def hub_examples(hub: HubParams, fields: FieldNames, *, section: str) -> Iterator[Example]:

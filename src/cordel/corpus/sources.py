@@ -360,6 +360,8 @@ def _json_object(file: Path, number: int, line: bytes) -> Any:
         raise InputError(
             f"{file}:{number}: not JSON ({error.msg} at column {error.colno})"
         ) from None
+    except RecursionError:
+        raise InputError(f"{file}:{number}: JSON nested too deep; mend the record") from None
 
 
 def _decode(file: Path, number: int, raw: bytes) -> str:

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
 from cordel.corpus.documents import Document
-from cordel.runtime.errors import ArtifactError, InputError
+from cordel.runtime.errors import InputError
 from cordel.runtime.params import require
+from cordel.runtime.tables import read_rows
 
 SPLITS = ("train", "val", "test")
 RESERVED = "reserved"
@@ -195,8 +196,6 @@ def read_clusters(path: Path) -> dict[str, str]:
 
 
 def _column(path: Path, name: str) -> dict[str, str]:
-    try:
-        table = pq.read_table(path, columns=["id", name])
-    except (OSError, pa.ArrowException) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); rerun split_corpus") from None
-    return dict(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))
+    schema = pa.schema([(column, pa.string()) for column in ("id", name)])
+    rows = read_rows(path, schema, maker="split_corpus")
+    return {str(row["id"]): str(row[name]) for row in rows}

@@ -381,7 +381,11 @@ def published_items(folder: Path, seed: int) -> Iterator[tuple[TaskItem, str]]:
         files = sorted(home.glob(f"*_{task}.jsonl"))
         if len(files) != 1:
             raise InputError(f"{home}: {len(files)} files *_{task}.jsonl, expected one")
-        for number, line in enumerate(files[0].read_text("utf-8").splitlines(), start=1):
+        try:
+            lines = files[0].read_text("utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{files[0]}: not UTF-8 ({error}); convert the file") from None
+        for number, line in enumerate(lines, start=1):
             row = _row(line, f"{files[0]}:{number}", task)
             texts = (row["instruction"], row["input"], row["reference"])
             yield _item(task, seed, *texts), row["hash"]
@@ -395,7 +399,7 @@ def _set_folder(folder: Path, seed: int) -> Path:
             content = json.loads(manifest.read_text("utf-8"))
         except ValueError as error:
             raise InputError(f"{manifest}: not JSON ({error})") from None
-        if isinstance(content, dict) and "seed" in content:
+        if isinstance(content, dict) and isinstance(content.get("seed"), int):
             seeds[content["seed"]] = manifest.parent
     if seed not in seeds:
         found = ", ".join(map(str, seeds)) or "none"

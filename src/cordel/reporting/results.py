@@ -99,14 +99,15 @@ def render_results(*, root: Path) -> None:
     parts = ["# Results\n", "Rendered by `cordel results` from `results/`; do not edit.\n"]
     for folder in profiles:
         parts.append(profile_section(folder))
-    write_text(root / "docs" / "results.md", "\n".join(parts))
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     text = replace_between(text, "results", results_table(root))
     if (root / "metrics/answers.json").exists():
         tables = f"{answers_table(root)}\n\n{gains_table(root)}"
         text = replace_between(text, "answers", tables)
-    write_text(readme, replace_between(text, "stages", stage_list(root)))
+    text = replace_between(text, "stages", stage_list(root))
+    write_text(root / "docs" / "results.md", "\n".join(parts))
+    write_text(readme, text)
 
 
 def stage_list(root: Path) -> str:
@@ -178,7 +179,7 @@ def _bits_per_byte(folder: Path, run: str, score: Mapping[str, Any]) -> str:
 
 def _run_row(folder: Path, run: str) -> tuple[float, list[str]]:
     score = read_json(folder / f"metrics/lm/{run}.json")
-    attempts = read_json(folder / f"metrics/ledger/train_lm/{run}.json")
+    attempts = read_json(folder / f"metrics/ledger/train_lm/{run}.json", kind=list)
     guardrail = read_json(folder / f"metrics/guardrails/{run}.json")
     thesis = guardrail["thesis"]
     ratio = thesis["aggregate"]["short_alpha_ratio"]
@@ -207,7 +208,7 @@ def _arm_rows(folder: Path, arm: str) -> list[tuple[float, list[str]]]:
     ledgers = [
         folder / f"metrics/ledger/{name}.json" for name in (f"adapt_{arm}", f"adapt_sft/{arm}")
     ]
-    attempts = [a for ledger in ledgers if ledger.exists() for a in read_json(ledger)]
+    attempts = [a for ledger in ledgers if ledger.exists() for a in read_json(ledger, kind=list)]
     tokens = f"{attempts[-1]['tokens']['processed'] / 1e6:.2f}" if attempts else "–"
     minutes = f"{sum(a['cpu_seconds'] for a in attempts) / 60:.1f}" if attempts else "–"
     bits = score["bits_per_byte"]

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
@@ -21,6 +22,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FULL = re.compile(
     r"No space left|File too large|quota exceeded|PytorchStreamWriter|inline_container"
 )
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|_KEY\b|APIKEY", re.IGNORECASE)
+SHORTEST_SECRET = 8  # characters; masking every "1" would hide more than a secret
+# How torch says it: CUDA, CPU, and a size beyond what a number of bytes can be.
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|overflow|invalid dimension")
 LINE_EVERY_SECONDS = 30.0  # in a log file; a terminal gets a line that rewrites itself
 
 
@@ -61,28 +66,60 @@ def run_stage(main: Callable[[], None]) -> NoReturn:
     A defect of ours keeps its traceback. SIGTERM and SIGINT stop the stage with code 128 + signal,
     after the code that is running has had its chance to clean up or save.
     """
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Masked("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for number in SIGNALS:
         signal.signal(number, _stop_now)
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(without_secrets(f"error: {' '.join(str(error).split())}"))
     except Stopped:
         sys.stderr.write(f"stopped by {signal.Signals(_received[0]).name}\n")
         sys.exit(128 + _received[0])
     except Exception as error:
-        if not _is_full(error):
+        said = _fault_of_the_machine(error)
+        if said is None:
             raise
-        where, why = getattr(error, "filename", None) or "output", " ".join(str(error).split())
-        sys.exit(f"error: {where}: {why}; free some disk space and run again")
+        sys.exit(without_secrets(f"error: {said}"))
     sys.exit(0)
 
 
-def _is_full(error: Exception) -> bool:
-    """Tell a full disk, which each library reports in its own way."""
+def _fault_of_the_machine(error: Exception) -> str | None:
+    """Return what is wrong with disk, memory or a file, and what to do; None: a defect of ours."""
+    why, where = " ".join(str(error).split())[:300], getattr(error, "filename", None)
+    # Each library reports a full disk in its own way.
     number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL.search(str(error)))
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or FULL.search(why):
+        return f"{where or 'output'}: {why}; free some disk space and run again"
+    if isinstance(error, OSError):
+        why = f"{where}: {error.strerror}" if where else why
+        return f"{why}; check the path and its permissions, or rerun the stage that makes it"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY.search(why)
+    ):
+        return (
+            "there is not enough memory for this; lower batch_size, a length or a size of the "
+            f"model in params.yaml ({why})"
+        )
+    return None
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` with the values of the environment's tokens, passwords and keys masked."""
+    for name, value in os.environ.items():
+        if SECRET.search(name) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, f"<{name}>")
+    return text
+
+
+class _Masked(logging.Formatter):
+    """Writes records, their tracebacks included, without the environment's secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return without_secrets(super().format(record))
 
 
 def duration(seconds: float) -> str:

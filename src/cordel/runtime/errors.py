@@ -17,5 +17,11 @@ class ArtifactError(UserError):
     """A pipeline file does not fit the stage that reads it: rerun the stage that makes it."""
 
 
+class MissingKeyError(ArtifactError, KeyError):
+    """An object of a pipeline file lacks a key; a template may still ask whether it is there."""
+
+    __str__ = Exception.__str__  # KeyError would show its message in quotes
+
+
 class EnvironmentProblem(UserError):
     """The machine lacks something (a package, a device, disk space): the message says what."""

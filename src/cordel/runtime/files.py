@@ -7,11 +7,17 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from cordel.runtime.errors import ArtifactError, EnvironmentProblem
+from cordel.runtime.errors import (
+    ArtifactError,
+    EnvironmentProblem,
+    MissingKeyError,
+    UserError,
+)
 
 DIGITS = 6  # of metrics: enough to compare, few enough that `dvc metrics diff` shows no noise
+MAKER = "the stage that makes it"
 
 
 def rounded(value: Any) -> Any:
@@ -41,18 +47,59 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Return the value in ``path``.
+@contextmanager
+def reading(path: Path, *, maker: str = MAKER) -> Iterator[None]:
+    """Let the block read ``path``: whatever it raises is the file's fault.
+
+    Libraries raise whatever the bytes of a broken file lead them to. ``maker`` is the stage to
+    rerun.
 
     Raises:
-        ArtifactError: The file is missing or not JSON.
+        ArtifactError: The block failed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; `dvc repro` makes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path}: not JSON ({error}); rerun the stage that makes it") from None
+    except Exception as error:  # noqa: BLE001  (see above)
+        message = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ArtifactError(f"{path}: cannot be read ({message}); rerun {maker}") from None
+
+
+def read_json(path: Path, *, kind: type = dict) -> Any:
+    """Return the value in ``path``.
+
+    A key that an object of it lacks raises ``ArtifactError`` too, wherever it is asked for.
+
+    Args:
+        path: The file.
+        kind: What it holds, an object or a list.
+
+    Raises:
+        ArtifactError: The file is missing, not JSON, or holds something else.
+    """
+    with reading(path):
+        value = _parsed(path.read_bytes(), path)
+    if not isinstance(value, kind):
+        names = {dict: "an object", list: "a list"}
+        found = next((n for k, n in names.items() if isinstance(value, k)), f"{value!r:.40}")
+        raise ArtifactError(f"{path}: holds {found}, expected {names[kind]}; rerun {MAKER}")
+    return value
+
+
+def _parsed(text: str | bytes, where: Path | str) -> Any:
+    """Return the value of JSON text, whose objects say by name which key they lack."""
+
+    class Object(dict[str, Any]):
+        def __missing__(self, key: str) -> NoReturn:
+            raise MissingKeyError(f"{where}: {key!r} is missing; rerun {MAKER}")
+
+    try:
+        return json.loads(text, object_pairs_hook=Object)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where}: not JSON ({error}); rerun {MAKER}") from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -62,9 +109,20 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file that ``write_jsonl`` wrote."""
-    with path.open(encoding="utf-8") as lines:
-        yield from (json.loads(line) for line in lines if line.strip())
+    """Yield the objects of a file that ``write_jsonl`` wrote.
+
+    Raises:
+        ArtifactError: The file is missing, a line is not JSON or no object, or a key is asked for
+            that an object lacks.
+    """
+    with reading(path):
+        lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            row = _parsed(line, f"{path}:{number}")
+            if not isinstance(row, dict):
+                raise ArtifactError(f"{path}:{number}: no object but {row!r:.40}; rerun {MAKER}")
+            yield row
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

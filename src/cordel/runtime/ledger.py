@@ -88,7 +88,7 @@ def _attempts(pending: Path | None) -> list[dict[str, Any]]:
     if pending is None or not pending.exists():
         return []
     try:
-        return list(read_json(pending))
+        return list(read_json(pending, kind=list))
     except ArtifactError as error:
         log.warning("%s: the costs of earlier attempts are lost", error)
         return []

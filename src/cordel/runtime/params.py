@@ -2,10 +2,13 @@
 
 A misspelt key must stop the run before the GPU starts, not fall back to a default. So keys are
 matched exactly, types are checked and never coerced, and every problem in a section is reported
-at once.
+at once. What no parameter can be is refused here, whatever its owner checks: a number that is
+negative, infinite or above 2^32 - 1, and text that no file or command line can hold.
 """
 
+import math
 import types
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -17,6 +20,9 @@ from cordel.runtime.errors import ParamsError
 
 T = TypeVar("T")
 PARAMS = Path("params.yaml")
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a tenth of the time
+LARGEST = 2**32 - 1  # the largest seed that every generator takes; no size comes near it
+SHOWN = 60  # characters of a value that a message repeats
 
 
 def read_params(section: str, owner: type[T], *, path: Path = PARAMS) -> T:
@@ -42,29 +48,38 @@ def parse(values: Any, owner: type[T], where: str) -> T:
     return built
 
 
-def read_section(section: str, *, path: Path = PARAMS) -> Any:
+def read_section(section: str, *, kind: Any = Any, path: Path = PARAMS) -> Any:
     """Return ``section`` as plain YAML values.
 
+    Args:
+        section: Dotted, such as ``sft.seed``.
+        kind: What it must be, as a dataclass' field would be annotated.
+        path: The file.
+
     Raises:
-        ParamsError: The file is missing or not YAML, or the section is absent.
+        ParamsError: The file is missing or not YAML, or the section is absent or of another kind.
     """
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values: Any = yaml.load(path.read_text(encoding="utf-8"), LOADER)  # noqa: S506
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the root of the project") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates, UTF-8
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     for key in section.split("."):
         if not isinstance(values, dict) or key not in values:
             raise ParamsError(f"{path}: no section {section!r} (stopped at {key!r}); add it")
         values = values[key]
-    return values
+    problems: list[str] = []
+    checked = _check(values, kind, section, problems)
+    if problems:
+        raise ParamsError(f"{path}: {problems[0]}")
+    return checked
 
 
 def _build(values: Any, owner: Any, where: str, problems: list[str]) -> Any:
     """Check ``values`` against the dataclass ``owner``; append problems instead of raising."""
     if not isinstance(values, Mapping):
-        problems.append(f"{where or 'the section'} is {values!r}, expected keys and values")
+        problems.append(f"{where or 'the section'} is {_shown(values)}, expected keys and values")
         return None
     hints = get_type_hints(owner)
     required = {f.name for f in fields(owner) if f.default is f.default_factory is MISSING}
@@ -82,7 +97,7 @@ def _build(values: Any, owner: Any, where: str, problems: list[str]) -> Any:
         return None
     try:
         return owner(**built)
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         problems.append(f"{prefix}{error}")
         return None
 
@@ -97,7 +112,7 @@ def _check(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
     if origin is Literal:
         if value not in arguments:
             problems.append(
-                f"{where!r} is {value!r}, expected one of {', '.join(map(str, arguments))}"
+                f"{where!r} is {_shown(value)}, expected one of {', '.join(map(str, arguments))}"
             )
         return value
     if origin in (Union, types.UnionType):
@@ -107,20 +122,57 @@ def _check(value: Any, hint: Any, where: str, problems: list[str]) -> Any:
         return _check(value, rest, where, problems)
     if origin is tuple:
         if not isinstance(value, list):
-            problems.append(f"{where!r} is {value!r}, expected a list")
+            problems.append(f"{where!r} is {_shown(value)}, expected a list")
             return ()
         items = enumerate(value)
         return tuple(_check(v, arguments[0], f"{where}.{i}", problems) for i, v in items)
     if origin is dict:
         if not isinstance(value, Mapping):
-            problems.append(f"{where!r} is {value!r}, expected keys and values")
+            problems.append(f"{where!r} is {_shown(value)}, expected keys and values")
             return {}
         return {k: _check(v, arguments[1], f"{where}.{k}", problems) for k, v in value.items()}
     # bool is an int in Python and `1` is not a float in YAML; be exact about both.
     if type(value) is not hint:
         hints = " (YAML reads 1e-4 as text: write 1.0e-4)" if hint is float else ""
-        problems.append(f"{where!r} is {value!r}, expected {hint.__name__}{hints}")
+        problems.append(f"{where!r} is {_shown(value)}, expected {hint.__name__}{hints}")
+    elif expected := _expected(value):
+        problems.append(f"{where!r} is {_shown(value)}, expected {expected}")
     return value
+
+
+def _expected(value: Any) -> str:
+    """Return what a scalar of the right type should have been, or nothing if it may pass."""
+    if isinstance(value, str):
+        return "" if value.isascii() and "\0" not in value else _expected_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if value < 0:
+        return "at least 0"
+    return f"at most {LARGEST}" if isinstance(value, int) and value > LARGEST else ""
+
+
+def _expected_text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "whole characters, no halves of surrogate pairs"
+    return "text without NUL" if "\0" in value else ""
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message repeats it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def seed(text: str) -> int:
+    """Return a seed of the command line (``type=seed`` of argparse)."""
+    if text.isdecimal() and int(text) <= LARGEST:
+        return int(text)
+    raise ArgumentTypeError(
+        f"{text!r} is no seed, expected 0 to {LARGEST}; a further one comes from the section seeds "
+        "of params.yaml"
+    )
 
 
 def require(condition: bool, message: str) -> None:

@@ -285,7 +285,7 @@ def test_pickled_weights_are_refused(folder: Path, out: Path) -> None:
 
 def test_weights_without_a_configuration_are_refused(folder: Path, out: Path) -> None:
     (folder / "config.json").unlink()
-    with pytest.raises(InputError, match=r"expected config\.json .* found .*model\.safetensors"):
+    with pytest.raises(InputError, match=r"expected config\.json, .* found .*model\.safetensors"):
         opened(folder, out)
 
 

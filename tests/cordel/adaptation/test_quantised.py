@@ -1,5 +1,6 @@
 """The base in NF4 and adapters on it: what is quantised, what an adapter changes, whose it is."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cordel.adaptation import quantised
@@ -148,7 +149,7 @@ def test_a_base_that_cannot_be_read_is_one_line(
     base: BaseModel, cpu: Compute, tmp_path: Path
 ) -> None:
     broken = replace(base, model=str(tmp_path))
-    with pytest.raises(ArtifactError, match=r": the base cannot be loaded \("):
+    with pytest.raises(ArtifactError, match=r": cannot be read \("):
         load_base(broken, cpu)
 
 
@@ -356,3 +357,25 @@ def test_hidden_states_and_head_give_the_models_logits(model: Any, with_adapter:
 def test_an_adapter_that_was_never_saved_is_missing(base: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=quantised.IDENTITY):
         load_adapters(None, {"gone": tmp_path}, base)
+
+
+def test_weights_of_another_model_are_refused(
+    model_folder: Path, base: BaseModel, cpu: Compute, tmp_path: Path
+) -> None:
+    # transformers would warn, and go on with random weights.
+    shutil.copytree(model_folder, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    save_file({f"x.{k}": v for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=r"model: the weights lack lm_head\.weight"):
+        load_base(replace(base, model=str(path.parent)), cpu)
+
+
+def test_an_adapter_with_other_matrices_is_refused(
+    base: BaseModel, cpu: Compute, tmp_path: Path
+) -> None:
+    # peft would warn, and go on with an adapter that does nothing.
+    save_adapter(new_adapter(load_base(base, cpu), SEVEN), tmp_path, base)
+    path = tmp_path / "adapter_model.safetensors"
+    save_file({f"x.{k}": v for k, v in load_file(path).items()}, path)
+    with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors: not the weights of"):
+        load_adapters(load_base(base, cpu), {"arm": tmp_path}, base)

@@ -105,7 +105,7 @@ def test_two_recipes_keep_the_same_documents(path: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("limit", [None, 3])
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path, limit: int | None) -> None:
-    with pytest.raises(ArtifactError, match=r"nada\.parquet: cannot be read .*rerun the stage"):
+    with pytest.raises(ArtifactError, match=r"nada\.parquet: no such file; `dvc repro`"):
         ids(tmp_path / "nada.parquet", limit)
 
 
@@ -114,5 +114,5 @@ def test_counting_a_missing_or_broken_file_names_it(tmp_path: Path, content: byt
     path = tmp_path / "documents.parquet"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"documents\.parquet: cannot be read"):
+    with pytest.raises(ArtifactError, match=r"documents\.parquet: (cannot be read|no such)"):
         count_documents(path)

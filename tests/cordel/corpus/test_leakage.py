@@ -203,7 +203,7 @@ def test_an_empty_part_has_no_score(rows: list[str], expected: dict[str, int | N
         ({"min_similarity": 0.0}, "min_similarity is 0.0"),
         ({"bands": 30}, "permutations 128 is not a multiple of bands 30"),
         ({"shingle_words": 0}, "shingle_words is 0"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, "'seed' is -1"),
         ({"share": 1.0}, "unknown key 'share'"),
     ],
 )

@@ -83,11 +83,54 @@ def test_a_full_disk_is_one_line_in_the_words_of_libraries(tmp_path: Path, messa
     assert done.returncode == 1
 
 
-def test_another_error_of_the_system_keeps_its_traceback(tmp_path: Path) -> None:
-    done = run(tmp_path, "open('nada')")
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        ("open('nada')", "nada: No such file or directory"),
+        ("open('.')", ".: Is a directory"),
+        ("raise OSError('nada: broken header')", "nada: broken header"),  # as Arrow words it
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_that_names_it(
+    tmp_path: Path, work: str, said: str
+) -> None:
+    done = run(tmp_path, work)
     assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "FileNotFoundError" in done.stderr
+    assert done.stderr.startswith(f"error: {said}; check the path")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError()",
+        "RuntimeError('[enforce fail] DefaultCPUAllocator: can\\'t allocate memory: 12 bytes')",
+        "RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB')",
+    ],
+)
+def test_too_little_memory_is_one_line_with_the_remedy(tmp_path: Path, error: str) -> None:
+    done = run(tmp_path, f"raise {error}")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is not enough memory for this; lower batch_size")
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_runtime_error_keeps_its_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in run(tmp_path, "raise RuntimeError('defeito nosso')").stderr
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "raise UserError('hub said no to hf_abcdefgh')",
+        "raise OSError('hub said no to hf_abcdefgh')",
+        "logging.getLogger('x').warning('hub said no to %s', 'hf_abcdefgh')",
+    ],
+)
+def test_a_secret_of_the_environment_is_never_printed(tmp_path: Path, work: str) -> None:
+    done = run(tmp_path, f"os.environ['HF_TOKEN'] = 'hf_abcdefgh'\n{work}")
+    assert "hub said no to <HF_TOKEN>" in done.stderr
+    assert "abcdefgh" not in done.stderr
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])

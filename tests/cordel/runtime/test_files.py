@@ -162,3 +162,29 @@ def test_no_rows_are_one_empty_line_since_dvc_warns_of_empty_files(tmp_path: Pat
     write_jsonl(tmp_path / "a.jsonl", [])
     assert (tmp_path / "a.jsonl").read_text() == "\n"
     assert list(read_jsonl(tmp_path / "a.jsonl")) == []
+
+
+def test_a_key_that_an_object_lacks_is_named_with_its_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": {"c": 1}})
+    with pytest.raises(ArtifactError, match=r"a\.json: 'd' is missing; rerun the stage"):
+        read_json(tmp_path / "a.json")["b"]["d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [("[]", dict, "holds a list, expected an object"), ("{}", list, "holds an object, expected a")],
+)
+def test_json_of_another_kind_is_refused(tmp_path: Path, text: str, kind: type, said: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ArtifactError, match=rf"a\.json: {said}"):
+        read_json(tmp_path / "a.json", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{", "not JSON"), ("[1]", r"no object but \[1\]"), ("null", "no object but None")],
+)
+def test_a_broken_row_is_named_with_its_line(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(ArtifactError, match=rf"a\.jsonl:2: {said}"):
+        list(read_jsonl(tmp_path / "a.jsonl"))

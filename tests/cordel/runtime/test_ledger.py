@@ -33,13 +33,13 @@ def attempt(path: Path, pending: Path | None = None, *, fails: bool = False, **k
 
 def test_a_ledger_is_a_list_so_that_it_stays_out_of_dvc_metrics(path: Path) -> None:
     attempt(path)
-    assert isinstance(read_json(path), list)
-    assert len(read_json(path)) == 1
+    assert isinstance(read_json(path, kind=list), list)
+    assert len(read_json(path, kind=list)) == 1
 
 
 def test_a_record_holds_what_the_block_knows_beside_what_is_measured(path: Path) -> None:
     attempt(path, tokens=1200)
-    (record,) = read_json(path)
+    (record,) = read_json(path, kind=list)
     expected = {"schema": 2, "stage": "train_lm@v1", "completed": True, "tokens": 1200}
     assert expected.items() <= record.items()
     assert record.keys() > {"started_at", "device", "python", "versions", "git_commit", "dirty"}
@@ -49,7 +49,7 @@ def test_a_record_holds_what_the_block_knows_beside_what_is_measured(path: Path)
 def test_seconds_are_of_the_wall_and_cpu_seconds_of_the_processor(path: Path) -> None:
     with ledger(path, stage="x"):
         time.sleep(0.2)  # waits without computing
-    (record,) = read_json(path)
+    (record,) = read_json(path, kind=list)
     assert 0.2 <= record["seconds"] < 2
     assert record["cpu_seconds"] < 0.2
 
@@ -59,13 +59,13 @@ def test_computing_counts_as_cpu_seconds(path: Path) -> None:
         end = time.process_time() + 0.1
         while time.process_time() < end:
             pass
-    assert read_json(path)[0]["cpu_seconds"] >= 0.09
+    assert read_json(path, kind=list)[0]["cpu_seconds"] >= 0.09
 
 
 def test_the_peak_memory_is_in_mebibytes(path: Path) -> None:
     attempt(path)
     # A Python process with pytest needs tens of MiB; in KiB it would be tens of thousands.
-    assert 10 < read_json(path)[0]["peak_memory_mib"] < 20_000
+    assert 10 < read_json(path, kind=list)[0]["peak_memory_mib"] < 20_000
 
 
 def test_attempts_add_up(path: Path, pending: Path) -> None:
@@ -73,7 +73,7 @@ def test_attempts_add_up(path: Path, pending: Path) -> None:
         with pytest.raises(InterruptedError, match="desligado"):
             attempt(path, pending, fails=True, steps=10)
     attempt(path, pending, steps=5)
-    attempts = read_json(path)
+    attempts = read_json(path, kind=list)
     assert [a["completed"] for a in attempts] == [False, False, True]
     assert sum(a["steps"] for a in attempts) == 25
 
@@ -84,7 +84,7 @@ def test_a_failed_attempt_waits_beside_the_checkpoint_and_writes_no_ledger(
     with pytest.raises(InterruptedError, match="desligado"):
         attempt(path, pending, fails=True)
     assert not path.exists()
-    assert [a["completed"] for a in read_json(pending)] == [False]
+    assert [a["completed"] for a in read_json(pending, kind=list)] == [False]
 
 
 def test_a_failed_attempt_without_a_checkpoint_leaves_nothing(path: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_finished_run_still_knows_beside_its_checkpoint_what_it_cost(
     attempt(path, pending, steps=5)
     path.unlink()
     attempt(path, pending, steps=0)
-    assert [a["steps"] for a in read_json(path)] == [5, 0]
+    assert [a["steps"] for a in read_json(path, kind=list)] == [5, 0]
 
 
 @pytest.mark.parametrize("content", ["", '[{"sec', "\0\0\0"])
@@ -108,7 +108,7 @@ def test_damaged_attempts_are_lost_and_stop_nothing(
 ) -> None:
     pending.write_text(content)
     attempt(path, pending, steps=5)
-    assert [a["steps"] for a in read_json(path)] == [5]
+    assert [a["steps"] for a in read_json(path, kind=list)] == [5]
     assert "the costs of earlier attempts are lost" in caplog.text
 
 
@@ -116,13 +116,13 @@ def test_a_failed_rerun_keeps_the_ledger_of_the_last_success(path: Path) -> None
     attempt(path, steps=5)
     with pytest.raises(InterruptedError, match="desligado"):
         attempt(path, fails=True)
-    assert [a["steps"] for a in read_json(path)] == [5]
+    assert [a["steps"] for a in read_json(path, kind=list)] == [5]
 
 
 def test_without_git_the_commit_is_null(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     attempt(path)
-    assert read_json(path)[0]["git_commit"] is None
+    assert read_json(path, kind=list)[0]["git_commit"] is None
 
 
 def test_outside_a_repository_the_commit_is_null(
@@ -131,23 +131,23 @@ def test_outside_a_repository_the_commit_is_null(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     attempt(path)
-    assert read_json(path)[0]["git_commit"] is None
+    assert read_json(path, kind=list)[0]["git_commit"] is None
 
 
 def test_energy_is_unknown_where_nothing_measures_it_and_never_zero(path: Path) -> None:
     attempt(path)
-    assert read_json(path)[0]["energy_joules"] is None
+    assert read_json(path, kind=list)[0]["energy_joules"] is None
 
 
 def test_what_trained_is_judged_by_what_the_machine_can_do(path: Path) -> None:
     compute = {"device": "cpu", "dtype": "float32"}
     attempt(path, parameters=7, compute=compute)
-    assert read_json(path)[0]["matmul_peak_flops"] > 1e9
+    assert read_json(path, kind=list)[0]["matmul_peak_flops"] > 1e9
 
 
 def test_what_did_not_train_pays_for_no_measurement(path: Path) -> None:
     attempt(path, compute={"device": "cpu", "dtype": "float32"})
-    assert "matmul_peak_flops" not in read_json(path)[0]
+    assert "matmul_peak_flops" not in read_json(path, kind=list)[0]
 
 
 def test_the_estimate_stands_beside_what_it_took(
@@ -155,7 +155,7 @@ def test_the_estimate_stands_beside_what_it_took(
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     attempt(path)
-    assert read_json(path)[0]["estimated_seconds"] is None
+    assert read_json(path, kind=list)[0]["estimated_seconds"] is None
     write_json(tmp_path / ".ckpt/estimates.json", {"train_lm@v1": 12.5})
     attempt(path)
-    assert read_json(path)[0]["estimated_seconds"] == 12.5
+    assert read_json(path, kind=list)[0]["estimated_seconds"] == 12.5
