@@ -251,7 +251,7 @@ class Project:
     def saved_at(self, target: Target) -> float:
         """Return when the last state was saved (0 for never)."""
         paths = [p for name in target.saved for p in self.work(target).glob(f"*/{name}")]
-        return max((p.stat().st_mtime for p in paths), default=0.0)
+        return max((p.stat().st_mtime for p in paths if p.stat().st_size), default=0.0)
 
     def began_at(self, target: Target) -> float:
         """Return when the last attempt took the lock of its work in progress."""
@@ -351,20 +351,34 @@ def merge(base: Any, changes: dict[str, Any]) -> None:
 # --- kills ----------------------------------------------------------------------------------------
 
 
-def strike(project: Project, target: Target, kind: str, number: int, after: float) -> float:
-    """Start a stage, send a signal after some seconds, and return when (0: it had ended)."""
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A signal that was sent to a stage."""
+
+    started_at: float
+    at: float  # 0: the stage had ended by then
+
+
+def strike(
+    project: Project,
+    target: Target,
+    kind: str,
+    number: int,
+    after: float,
+    *,
+    once: Callable[[], bool] = lambda: True,
+) -> Strike:
+    """Start a stage and send a signal some seconds after ``once`` holds."""
     process, started_at = project.start("dvc", "repro", "-s", target.stage), time.time()
+    while process.poll() is None and not once():
+        time.sleep(0.01)
     with suppress(subprocess.TimeoutExpired):
         process.wait(after)
     while kind == "trainer alone" and process.poll() is None and not project.trainers(target):
         time.sleep(0.01)
-    at = time.time()
-    # What else the machine does changes how long a stage takes: learn from misses either way.
     if process.poll() is not None:
-        project.durations[target.stage] = at - started_at
-        return 0.0
-    if target.work and project.began_at(target) < started_at:
-        project.durations[target.stage] *= 1.1
+        return Strike(started_at, 0.0)
+    at = time.time()
     if kind == "process group":
         os.killpg(process.pid, number)
     elif kind == "DVC alone":
@@ -376,40 +390,44 @@ def strike(project: Project, target: Target, kind: str, number: int, after: floa
     process.wait()
     if kind != "DVC alone":
         project.wait_for_trainers(target)
-    return at
+    return Strike(started_at, at)
 
 
-def lost(project: Project, target: Target, at: float, started_at: float, row: Row) -> None:
-    """Add the seconds of work that the kill at ``at`` has cost."""
+def lost(project: Project, target: Target, struck: Strike, row: Row) -> None:
+    """Add the seconds of work that a signal has cost."""
     began, saved = project.began_at(target), project.saved_at(target)
-    if began < started_at:  # it had not begun to work
+    if began < struck.started_at:  # it had not begun to work
         row.setup.append(0.0)
     elif project.has_finished(target):
         row.lost.append(0.0)
     elif saved > began:
-        row.lost.append(max(0.0, at - saved))
+        row.lost.append(max(0.0, struck.at - saved))
     else:
-        row.setup.append(at - began)
+        row.setup.append(struck.at - began)
 
 
 def kill_chain(project: Project, target: Target, rows: dict[str, Row], rng: random.Random) -> int:
     """Kill one run up to five times at random instants, let it end, and return how often."""
     project.forget(target)
     struck: list[Row] = []
-    for _ in range(5):
+    for number in range(5):
         row = rows[rng.choice(KINDS)]
-        started_at = time.time()
         after = rng.uniform(0.1, 1.0) * project.durations[target.stage]
-        at = strike(project, target, row.fault.removeprefix("kill -9, "), signal.SIGKILL, after)
-        if not at:
+        kind = row.fault.removeprefix("kill -9, ")
+        sent = strike(project, target, kind, signal.SIGKILL, after)
+        if not sent.at:
+            if not number:  # what else the machine does changes how long a stage takes
+                project.durations[target.stage] *= 0.8
             break
-        if target.work and "DVC alone" not in row.fault:
-            lost(project, target, at, started_at, row)
+        if target.work and kind != "DVC alone":
+            lost(project, target, sent, row)
+            if project.began_at(target) < sent.started_at:
+                project.durations[target.stage] *= 1.1
         row.tried += 1
         struck.append(row)
         if project.broken_objects():
             row.notes.append("PARTIAL OBJECTS IN THE CACHE")
-        if "DVC alone" in row.fault:  # its orphan must end first: `recover` sees to that
+        if kind == "DVC alone":  # its orphan must end first: `recover` sees to that
             break
     last = struck[-1] if struck else next(iter(rows.values()))
     good, _ = project.recover(target, last)
@@ -432,19 +450,32 @@ def kills(project: Project, count: int, rng: random.Random) -> list[Row]:
     return [row for kinds in rows.values() for row in kinds.values() if row.tried]
 
 
+def strike_inside(
+    project: Project,
+    target: Target,
+    kind: str,
+    number: int,
+    rng: random.Random,
+    since: Callable[[Target], float],
+) -> Strike:
+    """Strike a fresh run between what ``since`` tells the time of and the end of its work."""
+    for attempt in range(1, 20):
+        project.forget(target)
+        after = rng.uniform(0.0, 0.5) * project.durations[target.stage] / attempt
+        sent = strike(project, target, kind, number, after, once=lambda: since(target) > 0)
+        # A stop in the last step is none; a state that is final would not be gone on with.
+        if sent.at and not project.has_finished(target):
+            return sent
+    raise RuntimeError(f"{target.stage} is too short to be struck")
+
+
 def sigterm(project: Project, target: Target, rng: random.Random) -> Row:
     """Ask a stage to stop: it saves first."""
     row = Row("SIGTERM", target.stage)
     for kind in ("process group", "trainer alone"):
-        project.forget(target)
-        while True:
-            after = rng.uniform(0.5, 0.9) * project.durations[target.stage]
-            if at := strike(project, target, kind, signal.SIGTERM, after):
-                break
-            project.forget(target)
+        sent = strike_inside(project, target, kind, signal.SIGTERM, rng, project.began_at)
         row.tried += 1
-        if target.work:
-            lost(project, target, at, 0.0, row)
+        lost(project, target, sent, row)
         output = (project.folder / "output").read_text(encoding="utf-8")
         row.notes += ["`stopped by SIGTERM`"] if "stopped by SIGTERM" in output else []
         output = project.judge(target, row)
@@ -453,17 +484,6 @@ def sigterm(project: Project, target: Target, rng: random.Random) -> Row:
 
 
 # --- damage ---------------------------------------------------------------------------------------
-
-
-def interrupted(project: Project, target: Target, rng: random.Random) -> None:
-    """Leave a run in the middle, with a state."""
-    while True:
-        project.forget(target)
-        after = rng.uniform(0.6, 0.95) * project.durations[target.stage]
-        if strike(project, target, "process group", signal.SIGKILL, after):
-            [*found] = project.work(target).glob(f"*/{target.damage}")
-            if found and not [*project.work(target).glob("*/finished.json")]:
-                return
 
 
 def cut(path: Path) -> None:
@@ -482,7 +502,7 @@ def damaged_state(project: Project, target: Target, rng: random.Random) -> Row:
     """Damage the newest state of an interrupted run."""
     row = Row("truncated or bit-flipped state", target.stage)
     for harm in (cut, flip):
-        interrupted(project, target, rng)
+        strike_inside(project, target, "process group", signal.SIGKILL, rng, project.saved_at)
         paths = project.work(target).glob(f"*/{target.damage}")
         harm(max(paths, key=lambda path: path.stat().st_mtime))
         row.tried += 1
@@ -713,6 +733,7 @@ def campaign(
     project = Project(folder, targets)
     project.reference()
     rows = kills(project, count, rng)
+    log.info("%s", table(rows))
     for fault in faults(project, rng):
         rows.append(fault())
         log.info("%s", " | ".join(rows[-1].cells()))
