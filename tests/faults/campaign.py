@@ -61,6 +61,7 @@ AGAIN = re.compile(r"resuming|found (?:it|all|the whole)|going back|generated ag
 FOUND = re.compile(r"found (?:it finished|all|the whole)")
 DONE = re.compile(r"best val|\"ended\": true|\"completed\": true")
 LOCK_BROKEN = re.compile(r"'\./dvc\.lock' is invalid|'dvc\.lock', YAML file structure is corrupted")
+RWLOCK_BROKEN = re.compile(r"Unable to read RWLock-file '\.dvc/tmp/rwlock'")
 REFUSED = re.compile(r"^error: (?:process (\d+) is already at work|.*another process is writing)")
 
 
@@ -307,7 +308,7 @@ class Project:
     def recover(self, target: Target, row: Row) -> tuple[bool, str]:
         """Run plain ``dvc repro`` until it succeeds, doing what it says; return all its output."""
         outputs = ""
-        for _ in range(4):
+        for _ in range(5):
             code, output = self.repro(target)
             outputs += output
             if code == 0:
@@ -315,6 +316,10 @@ class Project:
             if broken := LOCK_BROKEN.search(output):
                 row.notes.append(f"`{broken[0]}`, then `git checkout dvc.lock`")
                 self.run("git", "checkout", "dvc.lock")
+                continue
+            if broken := RWLOCK_BROKEN.search(output):
+                row.notes.append(f"`{broken[0]} …`, then `rm .dvc/tmp/rwlock`")
+                (self.root / ".dvc/tmp/rwlock").unlink()
                 continue
             lines = [line for line in output.splitlines() if line.startswith("error: ")]
             refused = REFUSED.match(lines[0]) if len(lines) == 1 else None
