@@ -48,8 +48,8 @@ CHANGES: dict[str, Any] = {  # to the profile smoke: every stage in question tak
     "corpus": {"max_documents": 5000},
     "datasets": {"v7_lossless": {"max_documents": 2500}},
     "models": {
-        "v1": {"training": {"epochs": 15.0, "schedule_epochs": 15.0}},
-        "v5_main": {"training": {"epochs": 4.0, "schedule_epochs": 4.0}},
+        "v1": {"training": {"epochs": 50.0, "schedule_epochs": 50.0}},
+        "v5_main": {"training": {"epochs": 6.0, "schedule_epochs": 6.0}},
         "v7": {"training": {"epochs": 0.12, "schedule_epochs": 0.12}},
     },
     "cpt": {"epochs": 5.0, "batch_size": 2, "evaluations": 3},
@@ -60,7 +60,9 @@ CHANGES: dict[str, Any] = {  # to the profile smoke: every stage in question tak
 AGAIN = re.compile(r"resuming|found (?:it|all|the whole)|going back|generated again|from there")
 FOUND = re.compile(r"found (?:it finished|all|the whole)")
 DONE = re.compile(r"best val|\"ended\": true|\"completed\": true")
-LOCK_BROKEN = re.compile(r"'\./dvc\.lock' is invalid|'dvc\.lock', YAML file structure is corrupted")
+LOCK_BROKEN = re.compile(
+    r"'\./dvc\.lock' (?:is invalid|validation failed)|'dvc\.lock', YAML file structure is corrupted"
+)
 RWLOCK_BROKEN = re.compile(r"Unable to read RWLock-file '\.dvc/tmp/rwlock'")
 REFUSED = re.compile(r"^error: (?:process (\d+) is already at work|.*another process is writing)")
 
@@ -334,6 +336,7 @@ class Project:
             self.wait_for_trainers(target)
         row.notes.append(f"NOT RECOVERED: {' '.join(outputs.split())[-300:]}")
         log.error("%s", outputs)
+        self.run("git", "checkout", "dvc.lock")  # the next fault shall not suffer from this one
         return False, outputs
 
     def judge(self, target: Target, row: Row, count: int = 1) -> str:
