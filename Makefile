@@ -16,12 +16,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(VENV)/bin/cordel offline-plots
 	@touch $@
 
 setup: $(VENV)/.installed  ## create .venv with the exact versions of constraints.txt
 
-repro: setup  ## the whole pipeline on the embedded sample (offline, no GPU)
-	dvc repro
+repro: setup  ## the whole pipeline on the embedded sample (offline, no GPU); JOBS=2: two stages at once
+	$(if $(filter-out 1,$(JOBS)),cordel repro --jobs $(JOBS),dvc repro)
 
 test: setup  ## unit, contract and stage tests; prints how many are deselected
 	python -m pytest -q -n 2 -m "not gpu and not minutes"

@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ def documents_of(folder: Path, split: str, meta: TokensMeta) -> list[np.ndarray]
 def build_guardrail(folder: Path, lengths: tuple[int, int], params: CalibrationParams) -> Guardrail:
     """Return the guardrail of a folder of tokens, for samples of these lengths.
 
-    People are the val documents, and where those are too few, train documents that the reference
-    then does not see, half of them at most.
+    People are the val documents, and where those are too few for a passage each, train documents
+    that the reference then does not see, half of them at most. Passages of one document are alike
+    and the guarantee is over exchangeable ones: 300 passages of 13 documents had false-alarm rates
+    of 0.12 where 0.05 was asked for.
     """
     meta = read_meta(folder)
     tokenizer = load_tokenizer(folder / "tokenizer")
@@ -65,22 +67,29 @@ def build_guardrail(folder: Path, lengths: tuple[int, int], params: CalibrationP
     train = [train[k] for k in rng.permutation(len(train))]
     held_out, rest = train[: len(train) // 2], train[len(train) // 2 :]
     opens = opening(tokenizer.pieces(range(tokenizer.vocab_size)))
-    windows: dict[str, list[np.ndarray]] = {role: [] for role in ROLES}
     people, used = [*val, *held_out], 0
+    dealt: dict[str, list[list[np.ndarray]]] = {role: [] for role in ROLES}
     for document, role in zip(people, cycle(ROLES), strict=False):
-        if min(map(len, windows.values())) >= params.windows:
+        if min(map(len, dealt.values())) >= params.windows:
             break
-        windows[role] += windows_of(document, opens, lengths, rng)
+        if windows := windows_of(document, opens, lengths, rng):
+            dealt[role].append([windows[k] for k in rng.permutation(len(windows))])
         used += 1
     rest = held_out[max(0, used - len(val)) :] + rest
     order = params.char_order if tokenizer.kind == "char" else params.order
     documents = list(_up_to(rest, params.reference_tokens))
     reference = Reference(tokenizer, documents, order=order, seed=params.seed)
     chosen = {
-        role: [reference.passage(found[k]) for k in rng.permutation(len(found))[: params.windows]]
-        for role, found in windows.items()
+        role: [reference.passage(window) for window in spread(documents, params.windows)]
+        for role, documents in dealt.items()
     }
     return Guardrail(reference, People(**chosen), params)
+
+
+def spread(documents: Sequence[Sequence[np.ndarray]], count: int) -> list[np.ndarray]:
+    """Return the first window of each document, then the second of each, up to ``count``."""
+    turns = zip_longest(*documents)
+    return [window for turn in turns for window in turn if window is not None][:count]
 
 
 def _up_to(documents: Sequence[np.ndarray], tokens: int) -> Iterator[np.ndarray]:

@@ -40,8 +40,12 @@ def main() -> None:
         | {bound: found[name][bound] for bound in ("low", "high")}
         for name, score in scores.items()
     ]
-    for name, line in read_json(args.references).items():
-        rows.append({"model": name, "bits_per_byte": line["bits_per_byte"], "kind": "reference"})
+    rows += [
+        # A reference line has no interval, but DVC draws only rows that have the same keys.
+        {"model": name, "bits_per_byte": line["bits_per_byte"], "kind": "reference"}
+        | {"low": None, "high": None}
+        for name, line in read_json(args.references).items()
+    ]
     rows.sort(key=lambda row: (row["bits_per_byte"], row["model"]))
     write_json(args.out, rounded(rows))
     log.info("best: %s with %.4f bits per byte", rows[0]["model"], rows[0]["bits_per_byte"])

@@ -1,8 +1,10 @@
-"""What every test may use: the marker ``shared`` and a fixture for one thread."""
+"""What every test may use: the marker ``shared``, one thread and the smoke profile."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.clones import Clone, smoke_project
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"  # the thesis' published files, beside the repository
@@ -34,6 +36,12 @@ def prose() -> list[str]:
     """Return the 112 documents of the sample's prose, 171 kB."""
     files = sorted((ROOT / "data" / "sample" / "prose").glob("*.txt"))
     return [text for file in files for text in file.read_text("utf-8").split("\n\n")]
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Return the reproduced profile ``smoke``, two CPU minutes' work: copy it, do not change it."""
+    return smoke_project(tmp_path_factory.mktemp("smoke_project"))
 
 
 @pytest.fixture

@@ -21,9 +21,11 @@ examples:
   git checkout main -- params.yaml     back to the embedded sample
   cordel compare main HEAD             what changed between two revisions, and is it chance?
   cordel compare --models base sft     the same between two models of one revision
+  cordel repro --jobs 2                 `dvc repro`, with independent stages at once
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
-  cordel results                       render docs/results.md and the README's table again
+  cordel results                       render docs/results.md and the tables of other documents
+  cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel verify                        is what DVC keeps still what was written?
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
                                        what guardrails tell from noise, in text of your own
@@ -57,6 +59,19 @@ examples:
   cordel seeds --remove v7-43
 """
 
+REPRO = """\
+Do what `dvc repro` does, with independent stages at once: only what is stale or follows from it,
+the longest way to the end first, each stage by a DVC of its own, with its output in logs/. A plain
+`dvc repro` ends it. Ctrl-C lets the stages that run save their checkpoints; the same command goes
+on from there. Each stage takes compute.threads threads and its own memory.
+"""
+REPRO_EXAMPLES = """\
+examples:
+  cordel repro --jobs 2                 two stages at once; `make repro JOBS=2` is the same
+  cordel repro --jobs 2 train_lm        the runs from scratch and what they need
+  cordel repro --gpus 0,1               one stage on each of two GPUs
+  cordel repro --gpus 0,1 --jobs 4      two on each
+"""
 COMPARE = """\
 Say what changed from A to B, by how much, whether it is more than chance, and what so many items
 could show. A and B are branches, tags, commits or DVC experiments, or `workspace` for the files as
@@ -122,9 +137,23 @@ def main() -> None:
     seeds.add_argument("seed", nargs="*", type=int)
     seeds.add_argument("--remove", metavar="KEY", nargs="+", help="entries, such as v7-43")
     seeds.add_argument("--out", metavar="FILE", type=Path, help="write the table here")
+    repro = verbs.add_parser(
+        "repro",
+        help="`dvc repro` with independent stages at once, on one or more GPUs",
+        description=REPRO,
+        epilog=REPRO_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    repro.add_argument("targets", nargs="*", help="stages, as for dvc repro [all]")
+    repro.add_argument("--jobs", metavar="N", type=int, help="stages at once [2, or one a GPU]")
+    repro.add_argument("--gpus", metavar="0,1", default="", help="GPUs by nvidia-smi's numbers")
+    repro.add_argument(
+        "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
+    )
     publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     publish.add_argument("name", help="the profile that was run")
-    verbs.add_parser("results", help="render docs/results.md and the README's table")
+    verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
+    verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
     verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
     guardrails = verbs.add_parser(
         "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
@@ -141,6 +170,8 @@ def main() -> None:
         estimate.error(f"--tflops is {args.tflops}, expected above 0")
     if args.verb == "compare" and args.rev is not None and not args.models:
         compare.error("--rev goes with --models; without it A and B are the revisions")
+    if args.verb == "repro" and args.jobs is not None and args.jobs < 1:
+        repro.error(f"--jobs is {args.jobs}, expected at least 1")
     if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
         seeds.error("a name with its seeds, --remove and --out do not go together")
     if args.verb == "seeds" and args.name and not args.seed:
@@ -166,12 +197,28 @@ def _run(args: argparse.Namespace) -> None:
         write_guardrail_table(args.tokenizer, args.text, args.out)
         log.info("wrote %s", args.out)
         return
+    if args.verb == "offline-plots":
+        from cordel.reporting.offline_plots import write_offline_page  # noqa: PLC0415
+
+        log.info(
+            "wrote %s, the page of `dvc plots show` and `diff` from now on", write_offline_page()
+        )
+        return
     if args.verb == "compare":
         _compare(args)
         return
     if args.verb == "seeds":
         _seeds(args, log)
         return
+    if args.verb == "repro":
+        from cordel.parallel import repro  # noqa: PLC0415
+
+        gpus = [gpu for gpu in args.gpus.split(",") if gpu]
+        jobs = args.jobs or len(gpus) or 2
+        repro(args.targets, jobs=jobs, gpus=gpus, keep_going=args.keep_going)
+        return
+    from cordel.reporting.reruns import render_reruns  # noqa: PLC0415
+
     if args.verb == "verify":
         _verify(log)
         return
@@ -180,7 +227,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.verb == "publish-results":
         publish_results(args.name, root=Path())
     render_results(root=Path())
-    log.info("rendered docs/results.md and the README's table")
+    render_reruns(root=Path())
+    log.info("rendered docs/results.md, the README's tables and docs/architecture.md's of reruns")
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -262,7 +310,8 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
 
     if args.remove:
         remove_seeds(args.remove)
-        log.info("removed from params.yaml; `dvc gc -w` and `git clean` take their files")
+        log.info("removed from params.yaml; `git clean` takes their files, and their objects:")
+        log.info("dvc gc --all-branches --all-tags --all-experiments")  # not -w: docs/remotes.md
     elif args.name:
         each = cost_of_one(args.name)
         log.info("each further seed of %s: %s (as its default seed took)", args.name, each)

@@ -8,9 +8,18 @@ import pytest
 from cordel.reporting.results import render_results
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "docs/architecture.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/experiments.md",
+    "docs/remotes.md",
+]
 # Made by a run and not in the repository; everything else that looks like a path must be there.
-MADE = re.compile(r"^(data/(?!sample)|\.venv|\.ckpt|\.\./shared|meta\.json|.*[*{<…$ ])")
+MADE = re.compile(
+    r"^(data/(?!sample)|logs/|\.dvc/(?:offline\.html|config\.local)|\.venv|\.ckpt|\.\./shared"
+    r"|meta\.json|.*[*{<…$ ])"
+)
 LOOKS_LIKE_A_PATH = re.compile(
     r"^[\w./-]+(\.(py|md|yaml|toml|lock|json|txt)|/)$|^[\w.-]+/[\w./-]+$"
 )

@@ -39,6 +39,7 @@ def test_help_teaches_the_verbs_and_examples(folder: Path, project: Path) -> Non
         "estimate",
         "profile",
         "publish-results",
+        "repro",
         "seeds",
         "results",
         "dvc repro",
@@ -54,6 +55,19 @@ def test_without_a_known_verb_the_usage_is_shown(
     done = cordel(folder, project, *words)
     assert done.returncode == 2
     assert "usage: cordel" in done.stderr
+
+
+def test_at_least_one_stage_at_once(folder: Path, project: Path) -> None:
+    done = cordel(folder, project, "repro", "--jobs", "0")
+    assert done.returncode == 2
+    assert "--jobs is 0, expected at least 1" in done.stderr
+
+
+def test_several_at_once_need_a_pipeline(folder: Path, project: Path) -> None:
+    done = cordel(folder, project, "repro", "--gpus", "0,1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: dvc: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_unknown_profile_is_one_line_and_exit_code_one(folder: Path, project: Path) -> None:

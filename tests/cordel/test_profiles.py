@@ -213,8 +213,8 @@ def test_every_section_of_a_profile_is_what_its_stage_expects(applied: Path) -> 
         assert parse(params[group][name] if name else params[group], owner, section)
         found.append(section)
     assert {section.split(".")[0] for section in found} == params.keys() - {"profile"}
-    # 8 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
-    assert len(found) == 8 + 12 + 6 + 3 + 8 + 12 + 2
+    # 9 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
+    assert len(found) == 9 + 12 + 6 + 3 + 8 + 12 + 2
 
 
 def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -> None:

@@ -1,70 +1,18 @@
 """The whole DAG at toy sizes (profile ``smoke``), doing in a clone what users do."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from cordel.profiles import apply_profile
+from tests.clones import Clone, stages_run
 
 pytestmark = pytest.mark.minutes
-ROOT = Path(__file__).parents[2]
-
-
-class Clone:
-    """A clone of the committed tree with its own caches."""
-
-    def __init__(self, folder: Path) -> None:
-        self.root = folder / "project"
-        self.env = os.environ | {
-            "DVC_SITE_CACHE_DIR": str(folder / "site"),
-            "DVC_GLOBAL_CONFIG_DIR": str(folder / "config"),
-            "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-        self.env.pop("DVC_ROOT", None)
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(self.root)], check=True)
-
-    def run(self, *words: str, check: bool = True) -> str:
-        done = subprocess.run(
-            words, cwd=self.root, env=self.env, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
-        return done.stdout + done.stderr
-
-    def commit(self, message: str) -> None:
-        author = ("-c", "user.name=test", "-c", "user.email=test@example.org")
-        self.run("git", "add", "-A")
-        self.run("git", *author, "commit", "-q", "--allow-empty", "-m", message)
-
-    def lock(self) -> dict[str, Any]:
-        """The lock's outs, without ledgers and costs: what two runs must agree on."""
-        stages = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        return {
-            f"{name}: {out['path']}": out.get("md5")
-            for name, stage in stages.items()
-            for out in stage["outs"]
-            if "ledger" not in out["path"] and out["path"] != "metrics/costs.json"
-        }
-
-
-def stages_run(output: str) -> set[str]:
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    made = Clone(tmp_path_factory.mktemp("smoke"))
-    apply_profile("smoke", root=made.root)
-    made.run("dvc", "repro")
-    made.commit("smoke")
-    return made
+def clone(smoke: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """Return a clone in which the whole profile is reproduced and committed."""
+    return smoke.copy(tmp_path_factory.mktemp("smoke"))
 
 
 def test_a_second_repro_runs_nothing(clone: Clone):
@@ -87,8 +35,7 @@ def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
         "check_leakage",
         "account_costs",
     }
-    clone.run("git", "checkout", "-q", ".")
-    clone.run("dvc", "checkout")
+    clone.restore()
 
 
 def test_the_edit_of_one_task_set_trains_nothing(clone: Clone):
@@ -101,8 +48,7 @@ def test_the_edit_of_one_task_set_trains_nothing(clone: Clone):
         "check_leakage",
         "account_costs",
     }
-    clone.run("git", "checkout", "-q", ".")
-    clone.run("dvc", "checkout")
+    clone.restore()
 
 
 def test_editing_one_input_file_makes_the_export_stale(clone: Clone):
@@ -121,12 +67,7 @@ def test_a_queued_experiment_runs_its_own_trees_code(clone: Clone):
     stage.write_text(text.replace('"xz": lzma', '"xz_of_this_tree": lzma'), encoding="utf-8")
     clone.commit("a change of code")
     clone.run("dvc", "exp", "run", "--temp", "-n", "own-code", "score_references")
-    metrics = clone.run("git", "show", "own-code:metrics/lm/references.json", check=False)
-    if "xz_of_this_tree" not in metrics:
-        refs = clone.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-        ref = next(name for name in refs if name.endswith("own-code"))
-        metrics = clone.run("git", "show", f"{ref}:metrics/lm/references.json")
-    assert "xz_of_this_tree" in metrics
+    assert "xz_of_this_tree" in clone.at("own-code", "metrics/lm/references.json")
     clone.run("git", "reset", "-q", "--hard", "HEAD~1")
     clone.run("dvc", "checkout")
 

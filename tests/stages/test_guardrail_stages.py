@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from cordel.runtime.errors import ArtifactError, ParamsError
 from cordel.runtime.files import read_json, write_json
 from cordel.runtime.params import parse
 from cordel.tokenizers.char import learn_characters
-from cordel.tokenizers.params import TokenizerParams
 from cordel.tokenizers.saved import fingerprint, load_tokenizer
 from cordel.tokenizers.subword import learn_pieces
 from cordel.tokens import Encoded, TokensMeta, read_ids, read_meta, write_meta, write_split
@@ -26,6 +26,7 @@ from cordel.training.loop import Trainer
 from cordel.training.params import RunParams
 from stages import check_samples, sample_early
 from tests.cordel.evaluation.conftest import TINY
+from tests.cordel.tokenizers.conftest import BPE
 
 DECODING = {
     "max_new_tokens": 60,
@@ -54,22 +55,7 @@ NORMALISATION = {
     "collapse_digits": False,
     "lowercase": True,
 }
-PIECES = TokenizerParams(
-    kind="bpe",
-    recipe="web",
-    max_documents=1,
-    vocab_size=420,
-    character_coverage=1.0,
-    byte_fallback=True,
-    seed_pieces=1000,
-    hard_limit=True,
-    normalization="nmt_nfkc",
-    dummy_prefix=True,
-    keep_whitespace=False,
-    required_characters="",
-    control_symbols=(),
-    user_symbols=(),
-)
+PIECES = replace(BPE, vocab_size=420, character_coverage=1.0, user_symbols=())
 CHECK = (
     "--samples people.json noise.json --tokens toy toy --metrics m/people.json m/noise.json "
     "--early early.json --early-metrics m/tokenizers/toy.json"
@@ -150,9 +136,9 @@ def check(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return check
 
 
-def documents(folder: Path) -> list[np.ndarray]:
-    """Return the val documents without their frame."""
-    return check_samples.documents_of(folder, "val", read_meta(folder))
+def documents(folder: Path, split: str = "val") -> list[np.ndarray]:
+    """Return the documents of a split without their frame."""
+    return check_samples.documents_of(folder, split, read_meta(folder))
 
 
 # --- documents and people -------------------------------------------------------------------------
@@ -177,7 +163,32 @@ def test_people_and_reference_share_no_document(made: Path) -> None:
     # More than val has: train documents were held out, and then the reference has not seen them.
     val, train = (len(read_ids(made / "toy", split)) for split in ("val", "train"))
     assert sum(lengths) > val
-    assert train / 2 < found.reference.tokens < val + train - sum(lengths)
+    assert 0.4 * train < found.reference.tokens < 0.6 * train
+
+
+def test_documents_that_are_not_needed_go_to_the_reference(made: Path) -> None:
+    # 19 passages for each purpose need 57 documents: 12 of val, and 45 of 100 of train.
+    params = parse(GUARDRAILS | {"reference_tokens": 10**6, "windows": 19}, CalibrationParams, "g")
+    found = check_samples.build_guardrail(made / "toy", (40, 60), params)
+    passages = [p for role in check_samples.ROLES for p in getattr(found.people, role)]
+    train = [d.tolist() for d in documents(made / "toy", "train")]
+    sources = [{n for n, d in enumerate(train) if holds(d, p.ids.tolist())} for p in passages]
+    assert len([s for s in sources if s]) == 45
+    assert len(set().union(*sources)) == 45  # one passage a document
+    assert found.reference.tokens == sum(map(len, train)) - sum(
+        len(train[n]) for n in set().union(*sources)
+    )
+
+
+def holds(document: list[int], part: list[int]) -> bool:
+    """Return whether ``part`` stands in ``document``."""
+    return any(document[n : n + len(part)] == part for n in range(len(document)))
+
+
+def test_each_document_gives_a_passage_before_one_gives_two() -> None:
+    rows = [[np.array([10 * n + k]) for k in range(count)] for n, count in enumerate((2, 1, 3))]
+    found = check_samples.spread(rows, 5)
+    assert [int(window[0]) for window in found] == [0, 10, 20, 1, 21]
 
 
 def test_a_reference_is_no_longer_than_its_cap(made: Path) -> None:

@@ -20,7 +20,8 @@ from cordel.reporting.adaptation import (
     chosen_answers,
     gains_table,
 )
-from cordel.reporting.markdown import markdown_table
+from cordel.reporting.leakage import leakage_section
+from cordel.reporting.markdown import markdown_table, replace_between
 from cordel.runtime.errors import InputError
 from cordel.runtime.files import new_directory, read_json, write_jsonl, write_text
 
@@ -101,18 +102,11 @@ def render_results(*, root: Path) -> None:
     write_text(root / "docs" / "results.md", "\n".join(parts))
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
-    text = _between(text, "results", results_table(root))
+    text = replace_between(text, "results", results_table(root))
     if (root / "metrics/answers.json").exists():
         tables = f"{answers_table(root)}\n\n{gains_table(root)}"
-        text = _between(text, "answers", tables)
-    write_text(readme, _between(text, "stages", stage_list(root)))
-
-
-def _between(text: str, name: str, content: str) -> str:
-    """Return ``text`` with what stands between the two marks of ``name`` replaced."""
-    start, end = f"<!-- {name}: rendered by `cordel results` -->", f"<!-- end of {name} -->"
-    new = f"{start}\n{content}\n{end}"
-    return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: new, text, flags=re.DOTALL)
+        text = replace_between(text, "answers", tables)
+    write_text(readme, replace_between(text, "stages", stage_list(root)))
 
 
 def stage_list(root: Path) -> str:
@@ -151,6 +145,8 @@ def profile_section(folder: Path) -> str:
             "### Samples\n",
             samples_section(folder, list(params["models"])),
             adaptation_section(folder),
+            "\n### Overlap with training text\n",
+            leakage_section(folder, params["leakage"]["contained_share"]),
         ]
     )
 

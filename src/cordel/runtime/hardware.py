@@ -18,6 +18,7 @@ PEAK_SECONDS = 0.2  # how long products are timed; the best one counts
 CPU_SIZE, CUDA_SIZE = 1024, 8192  # rows of the square matrices: large enough to reach the peak
 SLOW_SIZE = 256  # on a CPU in another type than float32, which may be 100 times slower
 PROC = Path("/proc")
+REPRO_STARTED_AT = "CORDEL_REPRO_STARTED_AT"  # set where many processes of DVC are one `dvc repro`
 
 
 def matmul_peak(device: str, dtype: str) -> float:
@@ -128,13 +129,16 @@ def _first_visible(nvml: Any) -> Any:
 def started_by_dvc_at(*, pid: int | None = None, proc: Path = PROC) -> float | None:
     """Return when the nearest ancestor process ``dvc`` was started, in seconds since 1970.
 
-    A ledger record that is older was restored, not run, by the current ``dvc repro``. Up to a
-    second early; None if no ancestor is DVC, or not on Linux.
+    A ledger record that is older was restored, not run, by the current ``dvc repro``. Of a ``cordel
+    repro``, which starts many of them, it is when that was. Up to a second early; None if no
+    ancestor is DVC, or not on Linux.
 
     Args:
         pid: Whose ancestors, itself included; this process' by default.
         proc: Linux' table of processes.
     """
+    if REPRO_STARTED_AT in os.environ:
+        return float(os.environ[REPRO_STARTED_AT])
     current = os.getpid() if pid is None else pid
     try:
         while current > 0:

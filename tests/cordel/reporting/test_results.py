@@ -56,7 +56,7 @@ def guardrail(ratio: float | None, passes: bool | None) -> dict[str, Any]:
 def root(tmp_path: Path) -> Path:
     """Return a project with two runs that went through the whole pipeline."""
     params = {"profile": "sample", "models": {"v1": {}, "v7": {}}, "cleaning": {"web": {}}}
-    params |= {"evaluation": {"max_documents": 120}}
+    params |= {"evaluation": {"max_documents": 120}, "leakage": {"contained_share": 0.8}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
     (tmp_path / "dvc.lock").write_text("lock")
@@ -72,6 +72,8 @@ def root(tmp_path: Path) -> Path:
         write_json(tmp_path / f"data/samples/{run}.json", {"samples": [sample] * 3})
     write_json(metrics / "guardrails/v1.json", guardrail(None, None))
     write_json(metrics / "guardrails/v7.json", guardrail(0.25, passes=False))
+    overlaps = dict.fromkeys(("items", "exact", "near", "contained", "clean", "overlapping"), 0)
+    write_json(metrics / "leakage.json", {"test": {"train": overlaps}})
     counts = {"documents": 4200, "near_duplicates": 9, "train": 3000, "val": 7, "test": 8}
     write_json(metrics / "corpus/splits.json", counts)
     write_json(metrics / "corpus/web.json", {"kept_bytes": 6_540_000})

@@ -12,7 +12,13 @@ import pytest
 
 from cordel.runtime import hardware
 from cordel.runtime.errors import EnvironmentProblem
-from cordel.runtime.hardware import EnergyMeter, gpu_name, matmul_peak, started_by_dvc_at
+from cordel.runtime.hardware import (
+    REPRO_STARTED_AT,
+    EnergyMeter,
+    gpu_name,
+    matmul_peak,
+    started_by_dvc_at,
+)
 
 # --- peak -----------------------------------------------------------------------------------------
 
@@ -228,6 +234,14 @@ def test_the_nearest_dvc_counts(tmp_path: Path) -> None:
 
 def test_without_proc_nothing_is_known(tmp_path: Path) -> None:
     assert started_by_dvc_at(pid=9, proc=tmp_path / "none") is None
+
+
+def test_many_processes_of_dvc_can_be_one_repro(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The one that `cordel repro` started for account_costs is younger than all other stages.
+    monkeypatch.setenv(REPRO_STARTED_AT, "1795000000.5")
+    assert started_by_dvc_at(pid=9, proc=tmp_path / "none") == 1795000000.5
 
 
 def test_a_real_process_named_dvc_is_found_with_its_time(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """A text that spells a control symbol is text: only a template may insert one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cordel.tokenizers.huggingface import encode_like_huggingface, write_huggingface
-from cordel.tokenizers.params import TokenizerParams
 from cordel.tokenizers.subword import SubwordTokenizer, learn_pieces, load_pieces
+from tests.cordel.tokenizers.conftest import V7
 
 SPELLED = ["oi <|im_start|>system", "<|eos|>", "<|bos|> fim <|im_end|>"]
 
@@ -14,22 +15,7 @@ SPELLED = ["oi <|im_start|>system", "<|eos|>", "<|bos|> fim <|im_end|>"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     out = tmp_path_factory.mktemp("v7")
-    params = TokenizerParams(
-        kind="unigram",
-        recipe="lossless",
-        max_documents=10,
-        vocab_size=600,
-        character_coverage=0.9999,
-        byte_fallback=True,
-        seed_pieces=10_000,
-        hard_limit=True,
-        normalization="identity",
-        dummy_prefix=False,
-        keep_whitespace=True,
-        required_characters="<|>_",
-        control_symbols=("<|im_start|>", "<|im_end|>"),
-        user_symbols=("\n",),
-    )
+    params = replace(V7, vocab_size=600, seed_pieces=10_000, required_characters="<|>_")
     prose = (project / "data/sample/prose/noticias.txt").read_text(encoding="utf-8")
     learn_pieces([prose], params, out, section="tokenizers.test")
     write_huggingface(out)

@@ -1,0 +1,1 @@
+"""Branches, experiments and remotes, doing in clones what users do."""
