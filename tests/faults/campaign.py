@@ -10,7 +10,6 @@ faults are listed as not tried, and a limit on the size of files stands for the 
 """
 
 import argparse
-import json
 import logging
 import os
 import random
@@ -37,6 +36,7 @@ from cordel.verification import digest, objects
 log = logging.getLogger("campaign")
 
 ROOT = Path(__file__).parents[2]
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast as the other
 INTERVAL = 1.0  # seconds between two states, in the clone
 INTERVALS = {  # where the constant stands that is an hour's worth or a minute's in the product
@@ -48,8 +48,8 @@ CHANGES: dict[str, Any] = {  # to the profile smoke: every stage in question tak
     "corpus": {"max_documents": 5000},
     "datasets": {"v7_lossless": {"max_documents": 2500}},
     "models": {
-        "v1": {"training": {"epochs": 15.0, "schedule_epochs": 15.0}},
-        "v5_main": {"training": {"epochs": 4.0, "schedule_epochs": 4.0}},
+        "v1": {"training": {"epochs": 50.0, "schedule_epochs": 50.0}},
+        "v5_main": {"training": {"epochs": 6.0, "schedule_epochs": 6.0}},
         "v7": {"training": {"epochs": 0.12, "schedule_epochs": 0.12}},
     },
     "cpt": {"epochs": 5.0, "batch_size": 2, "evaluations": 3},
@@ -60,6 +60,10 @@ CHANGES: dict[str, Any] = {  # to the profile smoke: every stage in question tak
 AGAIN = re.compile(r"resuming|found (?:it|all|the whole)|going back|generated again|from there")
 FOUND = re.compile(r"found (?:it finished|all|the whole)")
 DONE = re.compile(r"best val|\"ended\": true|\"completed\": true")
+LOCK_BROKEN = re.compile(
+    r"'\./dvc\.lock' (?:is invalid|validation failed)|'dvc\.lock', YAML file structure is corrupted"
+)
+RWLOCK_BROKEN = re.compile(r"Unable to read RWLock-file '\.dvc/tmp/rwlock'")
 REFUSED = re.compile(r"^error: (?:process (\d+) is already at work|.*another process is writing)")
 
 
@@ -234,7 +238,7 @@ class Project:
         """Leave nothing of a stage: lock, outputs, cache, work in progress, run cache."""
         stages = self.lock()
         stages.pop(target.stage, None)
-        text = json.dumps({"schema": "2.0", "stages": stages}, indent=1)  # which is YAML too
+        text = yaml.dump({"schema": "2.0", "stages": stages}, Dumper=DUMPER, sort_keys=False)
         write_text(self.root / "dvc.lock", text)
         for path, md5 in self.expected[target.stage].items():
             for place in (self.root / path, self.cache / md5[:2] / md5[2:]):
@@ -250,7 +254,7 @@ class Project:
     def saved_at(self, target: Target) -> float:
         """Return when the last state was saved (0 for never)."""
         paths = [p for name in target.saved for p in self.work(target).glob(f"*/{name}")]
-        return max((p.stat().st_mtime for p in paths), default=0.0)
+        return max((p.stat().st_mtime for p in paths if p.stat().st_size), default=0.0)
 
     def began_at(self, target: Target) -> float:
         """Return when the last attempt took the lock of its work in progress."""
@@ -306,11 +310,19 @@ class Project:
     def recover(self, target: Target, row: Row) -> tuple[bool, str]:
         """Run plain ``dvc repro`` until it succeeds, doing what it says; return all its output."""
         outputs = ""
-        for _ in range(4):
+        for _ in range(5):
             code, output = self.repro(target)
             outputs += output
             if code == 0:
                 return True, outputs
+            if broken := LOCK_BROKEN.search(output):
+                row.notes.append(f"`{broken[0]}`, then `git checkout dvc.lock`")
+                self.run("git", "checkout", "dvc.lock")
+                continue
+            if broken := RWLOCK_BROKEN.search(output):
+                row.notes.append(f"`{broken[0]} …`, then `rm .dvc/tmp/rwlock`")
+                (self.root / ".dvc/tmp/rwlock").unlink()
+                continue
             lines = [line for line in output.splitlines() if line.startswith("error: ")]
             refused = REFUSED.match(lines[0]) if len(lines) == 1 else None
             if refused is None or "Traceback" in output:
@@ -324,6 +336,7 @@ class Project:
             self.wait_for_trainers(target)
         row.notes.append(f"NOT RECOVERED: {' '.join(outputs.split())[-300:]}")
         log.error("%s", outputs)
+        self.run("git", "checkout", "dvc.lock")  # the next fault shall not suffer from this one
         return False, outputs
 
     def judge(self, target: Target, row: Row, count: int = 1) -> str:
@@ -346,20 +359,34 @@ def merge(base: Any, changes: dict[str, Any]) -> None:
 # --- kills ----------------------------------------------------------------------------------------
 
 
-def strike(project: Project, target: Target, kind: str, number: int, after: float) -> float:
-    """Start a stage, send a signal after some seconds, and return when (0: it had ended)."""
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A signal that was sent to a stage."""
+
+    started_at: float
+    at: float  # 0: the stage had ended by then
+
+
+def strike(
+    project: Project,
+    target: Target,
+    kind: str,
+    number: int,
+    after: float,
+    *,
+    once: Callable[[], bool] = lambda: True,
+) -> Strike:
+    """Start a stage and send a signal some seconds after ``once`` holds."""
     process, started_at = project.start("dvc", "repro", "-s", target.stage), time.time()
+    while process.poll() is None and not once():
+        time.sleep(0.01)
     with suppress(subprocess.TimeoutExpired):
         process.wait(after)
     while kind == "trainer alone" and process.poll() is None and not project.trainers(target):
         time.sleep(0.01)
-    at = time.time()
-    # What else the machine does changes how long a stage takes: learn from misses either way.
     if process.poll() is not None:
-        project.durations[target.stage] = at - started_at
-        return 0.0
-    if target.work and project.began_at(target) < started_at:
-        project.durations[target.stage] *= 1.1
+        return Strike(started_at, 0.0)
+    at = time.time()
     if kind == "process group":
         os.killpg(process.pid, number)
     elif kind == "DVC alone":
@@ -371,40 +398,44 @@ def strike(project: Project, target: Target, kind: str, number: int, after: floa
     process.wait()
     if kind != "DVC alone":
         project.wait_for_trainers(target)
-    return at
+    return Strike(started_at, at)
 
 
-def lost(project: Project, target: Target, at: float, started_at: float, row: Row) -> None:
-    """Add the seconds of work that the kill at ``at`` has cost."""
+def lost(project: Project, target: Target, struck: Strike, row: Row) -> None:
+    """Add the seconds of work that a signal has cost."""
     began, saved = project.began_at(target), project.saved_at(target)
-    if began < started_at:  # it had not begun to work
+    if began < struck.started_at:  # it had not begun to work
         row.setup.append(0.0)
     elif project.has_finished(target):
         row.lost.append(0.0)
     elif saved > began:
-        row.lost.append(max(0.0, at - saved))
+        row.lost.append(max(0.0, struck.at - saved))
     else:
-        row.setup.append(at - began)
+        row.setup.append(struck.at - began)
 
 
 def kill_chain(project: Project, target: Target, rows: dict[str, Row], rng: random.Random) -> int:
     """Kill one run up to five times at random instants, let it end, and return how often."""
     project.forget(target)
     struck: list[Row] = []
-    for _ in range(5):
+    for number in range(5):
         row = rows[rng.choice(KINDS)]
-        started_at = time.time()
         after = rng.uniform(0.1, 1.0) * project.durations[target.stage]
-        at = strike(project, target, row.fault.removeprefix("kill -9, "), signal.SIGKILL, after)
-        if not at:
+        kind = row.fault.removeprefix("kill -9, ")
+        sent = strike(project, target, kind, signal.SIGKILL, after)
+        if not sent.at:
+            if not number:  # what else the machine does changes how long a stage takes
+                project.durations[target.stage] *= 0.8
             break
-        if target.work and "DVC alone" not in row.fault:
-            lost(project, target, at, started_at, row)
+        if target.work and kind != "DVC alone":
+            lost(project, target, sent, row)
+            if project.began_at(target) < sent.started_at:
+                project.durations[target.stage] *= 1.1
         row.tried += 1
         struck.append(row)
         if project.broken_objects():
             row.notes.append("PARTIAL OBJECTS IN THE CACHE")
-        if "DVC alone" in row.fault:  # its orphan must end first: `recover` sees to that
+        if kind == "DVC alone":  # its orphan must end first: `recover` sees to that
             break
     last = struck[-1] if struck else next(iter(rows.values()))
     good, _ = project.recover(target, last)
@@ -427,19 +458,32 @@ def kills(project: Project, count: int, rng: random.Random) -> list[Row]:
     return [row for kinds in rows.values() for row in kinds.values() if row.tried]
 
 
+def strike_inside(
+    project: Project,
+    target: Target,
+    kind: str,
+    number: int,
+    rng: random.Random,
+    since: Callable[[Target], float],
+) -> Strike:
+    """Strike a fresh run between what ``since`` tells the time of and the end of its work."""
+    for attempt in range(1, 20):
+        project.forget(target)
+        after = rng.uniform(0.0, 0.5) * project.durations[target.stage] / attempt
+        sent = strike(project, target, kind, number, after, once=lambda: since(target) > 0)
+        # A stop in the last step is none; a state that is final would not be gone on with.
+        if sent.at and not project.has_finished(target):
+            return sent
+    raise RuntimeError(f"{target.stage} is too short to be struck")
+
+
 def sigterm(project: Project, target: Target, rng: random.Random) -> Row:
     """Ask a stage to stop: it saves first."""
     row = Row("SIGTERM", target.stage)
     for kind in ("process group", "trainer alone"):
-        project.forget(target)
-        while True:
-            after = rng.uniform(0.5, 0.9) * project.durations[target.stage]
-            if at := strike(project, target, kind, signal.SIGTERM, after):
-                break
-            project.forget(target)
+        sent = strike_inside(project, target, kind, signal.SIGTERM, rng, project.began_at)
         row.tried += 1
-        if target.work:
-            lost(project, target, at, 0.0, row)
+        lost(project, target, sent, row)
         output = (project.folder / "output").read_text(encoding="utf-8")
         row.notes += ["`stopped by SIGTERM`"] if "stopped by SIGTERM" in output else []
         output = project.judge(target, row)
@@ -448,17 +492,6 @@ def sigterm(project: Project, target: Target, rng: random.Random) -> Row:
 
 
 # --- damage ---------------------------------------------------------------------------------------
-
-
-def interrupted(project: Project, target: Target, rng: random.Random) -> None:
-    """Leave a run in the middle, with a state."""
-    while True:
-        project.forget(target)
-        after = rng.uniform(0.6, 0.95) * project.durations[target.stage]
-        if strike(project, target, "process group", signal.SIGKILL, after):
-            [*found] = project.work(target).glob(f"*/{target.damage}")
-            if found and not [*project.work(target).glob("*/finished.json")]:
-                return
 
 
 def cut(path: Path) -> None:
@@ -477,7 +510,7 @@ def damaged_state(project: Project, target: Target, rng: random.Random) -> Row:
     """Damage the newest state of an interrupted run."""
     row = Row("truncated or bit-flipped state", target.stage)
     for harm in (cut, flip):
-        interrupted(project, target, rng)
+        strike_inside(project, target, "process group", signal.SIGKILL, rng, project.saved_at)
         paths = project.work(target).glob(f"*/{target.damage}")
         harm(max(paths, key=lambda path: path.stat().st_mtime))
         row.tried += 1
@@ -518,11 +551,6 @@ def lock_file(project: Project, target: Target) -> Row:
     for content in (bytes(1000), whole[: len(whole) // 2], b"<<<<<<< HEAD\n" + whole):
         path.write_bytes(content)
         row.tried += 1
-        code, output = project.repro(target)
-        if code:
-            row.notes += [f"`{line[:58]}…`" for line in output.splitlines() if "ERROR" in line][:1]
-            row.notes.append("then `git checkout dvc.lock`")
-            project.run("git", "checkout", "dvc.lock")
         project.judge(target, row)
         path.write_bytes(whole)
     return row
@@ -713,6 +741,7 @@ def campaign(
     project = Project(folder, targets)
     project.reference()
     rows = kills(project, count, rng)
+    log.info("%s", table(rows))
     for fault in faults(project, rng):
         rows.append(fault())
         log.info("%s", " | ".join(rows[-1].cells()))

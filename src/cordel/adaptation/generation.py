@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 
@@ -99,7 +100,7 @@ def generate_all(
             answers = generate_batch(model, batch, stop=stop, pad=pad, compute=compute)
             for request, ids in zip(batch, answers, strict=True):
                 done[request.key] = ids
-                lines.write(json.dumps({"key": request.key, "ids": ids}) + "\n")
+                lines.write(_journal_line(request.key, ids))
             lines.flush()
             os.fsync(lines.fileno())
             advance(len(batch))
@@ -162,9 +163,14 @@ def read_journal(path: Path) -> Iterator[tuple[str, list[int]]]:
     yield from (row for row in found if row is not None)
 
 
+def _journal_line(key: str, ids: list[int]) -> str:
+    return json.dumps({"key": key, "ids": ids, "crc32": crc32(f"{key} {ids}".encode())}) + "\n"
+
+
 def _journal_row(line: bytes) -> tuple[str, list[int]] | None:
     try:
         row = json.loads(line)
-        return (row["key"], row["ids"]) if line.endswith(b"\n") else None
+        key, ids = row["key"], row["ids"]
     except (ValueError, KeyError, TypeError):
         return None
+    return (key, ids) if line == _journal_line(key, ids).encode() else None

@@ -256,16 +256,24 @@ def test_a_journal_of_one_torn_line_is_empty(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-@pytest.mark.parametrize("damage", [b"\0" * 20 + b"\n", b"{}\n", b"7\n", b"\xff\n"])
+# CRC-32 of "a [1]" and "b [2]", by `printf 'a [1]' | gzip -c | tail -c8 | od -tu4`.
+A = b'{"key": "a", "ids": [1], "crc32": 1898769780}\n'
+B = b'{"key": "b", "ids": [2], "crc32": 497140839}\n'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"\0" * 20 + b"\n", b"{}\n", b"7\n", b"\xff\n", A.replace(b"[1]", b"[3]")],
+)
 def test_a_damaged_line_is_left_out_and_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:
     caplog.set_level("INFO")
     path = tmp_path / "answers.jsonl"
-    path.write_bytes(b'{"key": "a", "ids": [1]}\n' + damage + b'{"key": "b", "ids": [2]}\n')
-    assert list(read_journal(path)) == [("a", [1]), ("b", [2])]
+    path.write_bytes(B + damage + A)
+    assert list(read_journal(path)) == [("b", [2]), ("a", [1])]
     assert f"{path}: 1 lines are broken and are generated again" in caplog.text
-    assert path.read_bytes() == b'{"key": "a", "ids": [1]}\n{"key": "b", "ids": [2]}\n'
+    assert path.read_bytes() == B + A
 
 
 def test_answers_that_were_found_are_said(
@@ -285,7 +293,8 @@ def test_the_journal_has_a_key_and_ids_a_line(generate: Generate, tmp_path: Path
     request = Request((7,), 2)
     generate(Counting(), [request])
     [line] = (tmp_path / "answers.jsonl").read_text().splitlines()
-    assert json.loads(line) == {"key": request.key, "ids": [8, 9]}
+    row = json.loads(line)
+    assert row == {"key": request.key, "ids": [8, 9], "crc32": row["crc32"]}
 
 
 def test_a_new_seed_generates_new_prompts_only(generate: Generate) -> None:
