@@ -103,7 +103,7 @@ def known_seconds(name: str, stage: Stage) -> float:
     with suppress(ArtifactError, KeyError, TypeError):
         for path in stage.outs:
             if "/ledger/" in path:
-                return sum(attempt["seconds"] for attempt in read_json(Path(path)))
+                return sum(attempt["seconds"] for attempt in read_json(Path(path), kind=list))
     with suppress(ArtifactError, KeyError, TypeError):
         return float(read_json(ESTIMATES)[name])
     return UNKNOWN_SECONDS

@@ -152,7 +152,7 @@ def test_an_unknown_architecture_is_refused() -> None:
         ("rnn", rnn("gru", 4, 4, 0), "n_layer is 0, expected at least 1"),
         ("rnn", rnn("elman", 4, 4, 1), "'cell' is 'elman', expected one of lstm, gru"),
         ("rnn", rnn("gru", 4, 4, 1) | {"input_dropout": 1.0}, "input_dropout is 1.0, expected 0"),
-        ("rnn", rnn("gru", 4, 4, 1) | {"output_dropout": -0.1}, "output_dropout is -0.1"),
+        ("rnn", rnn("gru", 4, 4, 1) | {"output_dropout": -0.1}, "'output_dropout' is -0.1"),
         ("gpt", gpt(2, 20, 8), "d_model 20 is not a multiple of n_head 8"),
         ("gpt", gpt(2, 16, 0), "d_ff is 0, expected at least 1"),
         ("gpt", gpt(2, 16, 8) | {"dropout": 1.0}, "dropout is 1.0, expected 0 <= x < 1"),

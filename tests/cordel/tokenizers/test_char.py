@@ -63,9 +63,17 @@ def test_unknown_bytes_are_those_of_characters_outside_the_vocabulary(
 
 
 @pytest.mark.parametrize(
-    "content", ['{"characters": "abc"}', '{"characters": "aa~"}', "[1]", "{}"], ids=repr
+    ("content", "message"),
+    [
+        ('{"characters": "abc"}', "not a character vocabulary"),
+        ('{"characters": "aa~"}', "not a character vocabulary"),
+        ("{}", "not a character vocabulary"),
+        ("[1]", "holds a list, expected an object"),
+    ],
 )
-def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_vocabulary_is_refused(
+    tmp_path: Path, content: str, message: str
+) -> None:
     (tmp_path / "char.json").write_text(content)
-    with pytest.raises(ArtifactError, match=r"char\.json: not a character vocabulary"):
+    with pytest.raises(ArtifactError, match=rf"char\.json: {message}"):
         load_characters(tmp_path)
