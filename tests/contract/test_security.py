@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,25 @@ def test_the_loader_of_params_makes_plain_values_only() -> None:
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 def test_a_command_is_plain_words(stage: Any) -> None:
-    # DVC puts values of params.yaml into `cmd` as they are and gives it to a shell: see
-    # docs/security.md. What is committed holds nothing that a shell would not take literally.
-    assert re.fullmatch(r"[\w@./ =,:-]+", stage.cmd.strip()), stage.cmd
+    # Committed values hold nothing that a shell would take otherwise than literally.
+    assert all(re.fullmatch(r"[\w@./=,:-]+", word) for word in shlex.split(stage.cmd)), stage.cmd
+
+
+def commands(value: Any) -> Iterator[str]:
+    """Yield each ``cmd`` of dvc.yaml before DVC fills it in."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from [inner] if key == "cmd" else commands(inner)
+
+
+COMMANDS = list(commands(yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[2])
+def test_what_comes_from_params_stands_in_single_quotes(command: str) -> None:
+    # DVC puts values of params.yaml into `cmd` as they are and gives it to a shell: a blank, `;` or
+    # `$(...)` of a path or name is a part of that name, and not a command.
+    assert "${" not in re.sub(r"(?<!\S)'[^'\s]*'(?!\S)", "", command)
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)

@@ -127,9 +127,9 @@ def test_the_stages_of_a_seed_keep_the_contract(name: str, rule: Any, after: dic
 
 
 def test_each_seed_is_on_its_command_line(after: dict[str, Any]):
-    assert " --run v7 --seed 143 " in after["train_lm_seeds@v7-143"].cmd
-    assert " --arm cpt_sft-143 --seed 143 " in after["adapt_sft_seeds@cpt_sft-143"].cmd
-    assert " --start data/adapters/cpt " in after["adapt_sft_seeds@cpt_sft-143"].cmd
+    assert " --run 'v7' --seed '143' " in after["train_lm_seeds@v7-143"].cmd
+    assert " --arm 'cpt_sft-143' --seed '143' " in after["adapt_sft_seeds@cpt_sft-143"].cmd
+    assert " --start 'data/adapters/cpt' " in after["adapt_sft_seeds@cpt_sft-143"].cmd
 
 
 def test_no_stage_depends_on_the_list_of_seeds(after: dict[str, Any]):
