@@ -23,6 +23,7 @@ examples:
   cordel compare main HEAD             what changed between two revisions, and is it chance?
   cordel compare --models base sft     the same between two models of one revision
   cordel repro --jobs 2                 `dvc repro`, with independent stages at once
+  cordel add-run v8 --like v7          a further run, in params.yaml and wherever runs are joined
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the tables of other documents
@@ -60,6 +61,19 @@ examples:
   cordel seeds --remove v7-43
 """
 
+ADD_RUN = """\
+Copy a run's block of params.yaml, and name the copy's files in dvc.yaml wherever all runs are
+joined: leaderboard, guardrails, leakage, costs, curves. Nothing is trained; comments and order
+stay. docs/add-a-version.md goes on from here.
+"""
+ADD_RUN_EXAMPLES = """\
+examples:
+  cordel add-run v8 --like v7          then edit models.v8 in params.yaml, and
+  cordel estimate                      what it will take
+  dvc repro                            train, score, sample and judge it, rank it with the others
+  cordel compare --models v7 v8        is it better, and is that more than chance?
+  cordel remove-run v8
+"""
 REPRO = """\
 Do what `dvc repro` does, with independent stages at once: only what is stale or follows from it,
 the longest way to the end first, each stage by a DVC of its own, with its output in logs/. A plain
@@ -138,6 +152,7 @@ def main() -> None:
     seeds.add_argument("seed", nargs="*", type=int)
     seeds.add_argument("--remove", metavar="KEY", nargs="+", help="entries, such as v7-43")
     seeds.add_argument("--out", metavar="FILE", type=Path, help="write the table here")
+    _add_verbs_of_runs(verbs)
     repro = verbs.add_parser(
         "repro",
         help="`dvc repro` with independent stages at once, on one or more GPUs",
@@ -180,6 +195,20 @@ def main() -> None:
     run_stage(lambda: _run(args))
 
 
+def _add_verbs_of_runs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    add = verbs.add_parser(
+        "add-run",
+        help="begin a further run as a copy of another; then edit its block of params.yaml",
+        description=ADD_RUN,
+        epilog=ADD_RUN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("name", metavar="NAME", help="of the new run, such as v8")
+    add.add_argument("--like", metavar="RUN", required=True, help="the run that is copied")
+    remove = verbs.add_parser("remove-run", help="take a run out of params.yaml and dvc.yaml")
+    remove.add_argument("name", metavar="NAME")
+
+
 def _run(args: argparse.Namespace) -> None:
     log = logging.getLogger("cordel")
     if args.verb == "profile":
@@ -210,6 +239,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "seeds":
         _seeds(args, log)
+        return
+    if args.verb in ("add-run", "remove-run"):
+        _change_runs(args, log)
         return
     if args.verb == "repro":
         from cordel.parallel import repro  # noqa: PLC0415
@@ -325,6 +357,19 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
         log.info("wrote %s", args.out)
     else:
         sys.stdout.write(render_seeds())
+
+
+def _change_runs(args: argparse.Namespace, log: logging.Logger) -> None:
+    from cordel.runs import add_run, remove_run  # noqa: PLC0415
+
+    if args.verb == "add-run":
+        places = add_run(args.name, args.like)
+        log.info("params.yaml has models.%s now, a copy of %s to edit", args.name, args.like)
+        log.info("dvc.yaml names it in %d places; next: cordel estimate, dvc repro", places)
+        return
+    places = remove_run(args.name)
+    log.info("%s is gone from params.yaml and from %d places of dvc.yaml", args.name, places)
+    log.info("next: dvc repro; `git clean` and `dvc gc` take its files (docs/remotes.md)")
 
 
 def _verify(log: logging.Logger) -> None:

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "profiles": {"runtime"},
     "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
     "reporting": {"pipeline", "runtime"},
+    "runs": {"runtime"},
     "seeds": {"costs", "profiles", "reporting", "runtime"},
     "cli": {
         "comparison",
@@ -39,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "parallel",
         "profiles",
         "reporting",
+        "runs",
         "runtime",
         "seeds",
         "verification",
