@@ -135,7 +135,7 @@ def estimate(
             vocab_size=data.vocab_size,
             context_length=run["training"]["context_length"],
         )
-        kind = run["model"]["cell"] if run["architecture"] == "rnn" else run["architecture"]
+        kind = _kind(run)
         found.append(_training(name, run["training"], data, size, kind, machine))
         found.append(_scoring(name, run["training"], params, data, size, kind, machine))
         found.append(_sampling(name, params["sampling"], size, kind, machine))
@@ -146,6 +146,14 @@ def estimate(
         e for start in ("train_", "score_", "sample_") for e in found if e.stage.startswith(start)
     ]
     return [priced(e, price) for e in ordered]
+
+
+def _kind(run: Mapping[str, Any]) -> Kind:
+    """Return as what a run is estimated: an architecture of yours as a Transformer."""
+    architecture = run["architecture"]
+    if architecture == "rnn":
+        return run["model"]["cell"]
+    return architecture if architecture in CPU_TRAINING else "gpt"
 
 
 def price_of(params: Mapping[str, Any], machine: Calibration) -> tuple[float | None, str]:
