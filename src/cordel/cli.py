@@ -261,7 +261,7 @@ def _run(args: argparse.Namespace) -> None:
         publish_results(args.name, root=Path())
     render_results(root=Path())
     render_reruns(root=Path())
-    log.info("rendered docs/results.md, the README's tables and docs/architecture.md's of reruns")
+    log.info("rendered docs/results.md, the tables of both READMEs and docs/architecture.md's of reruns")
 
 
 def _compare(args: argparse.Namespace) -> None:

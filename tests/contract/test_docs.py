@@ -10,13 +10,15 @@ from cordel.reporting.results import render_results
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     "README.md",
+    "README.pt-BR.md",
     "CONTRIBUTING.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
 ]
 # Made by a run and not in the repository; everything else that looks like a path must be there.
 MADE = re.compile(
     r"^(data/(?!sample)|logs/|\.dvc/(?:offline\.html|config\.local)|\.venv|\.ckpt|\.\./shared"
-    r"|meta\.json|tokenizer\.json|campaign\.md|(src/cordel/)?models/(NAME|conv)\.py|meta-llama/|.*[*{<…$ ])"
+    r"|(?:meta|tokenizer)\.json|campaign\.md|(?:src/cordel/)?models/(?:NAME|conv)\.py|meta-llama/"
+    r"|.*[*{<…$ ])"
 )
 LOOKS_LIKE_A_PATH = re.compile(
     r"^[\w./-]+(\.(py|md|yaml|toml|lock|json|txt)|/)$|^[\w.-]+/[\w./-]+$"
@@ -28,13 +30,13 @@ def rendered(tmp_path: Path) -> Path:
     """Return a folder in which `cordel results` has rendered the repository's documents."""
     for name in ("metrics", "results", "params.yaml", "dvc.yaml"):
         (tmp_path / name).symlink_to(ROOT / name)
-    text = (ROOT / "README.md").read_text("utf-8")
-    (tmp_path / "README.md").write_text(text, "utf-8")
+    for name in ("README.md", "README.pt-BR.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text("utf-8"), "utf-8")
     render_results(root=tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("name", ["README.md", "README.pt-BR.md", "docs/results.md"])
 def test_tables_are_what_would_be_rendered_now(name: str, rendered: Path) -> None:
     committed = ROOT / name
     assert committed.exists(), f"{name} is missing; run `cordel results`"
@@ -45,7 +47,7 @@ def test_tables_are_what_would_be_rendered_now(name: str, rendered: Path) -> Non
 
 def without_cpu_minutes(text: str) -> str:
     """Return the text without the CPU minutes of the runs: a rerun changes those, and no more."""
-    return re.sub(r"(?m)^(\| (?:[^|]+\|){6}) \d+\.\d \|", r"\1 |", text)
+    return re.sub(r"(?m)^(\| (?:[^|]+\|){6}) \d+[.,]\d \|", r"\1 |", text)
 
 
 def test_the_readme_has_the_marks_of_both_tables(rendered: Path) -> None:

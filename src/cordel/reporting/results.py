@@ -22,6 +22,7 @@ from cordel.reporting.adaptation import (
 )
 from cordel.reporting.leakage import leakage_section
 from cordel.reporting.markdown import markdown_table, replace_between
+from cordel.reporting.portuguese import in_portuguese
 from cordel.runtime.errors import InputError
 from cordel.runtime.files import new_directory, read_json, write_jsonl, write_text
 
@@ -92,22 +93,29 @@ def publish_results(name: str, *, root: Path) -> None:
 
 
 def render_results(*, root: Path) -> None:
-    """Write docs/results.md from results/, and the README's table from metrics/."""
+    """Write docs/results.md from results/, and the READMEs' tables from metrics/."""
     profiles = sorted(
         path for path in (root / "results").glob("*") if (path / "params.yaml").exists()
     )
     parts = ["# Results\n", "Rendered by `cordel results` from `results/`; do not edit.\n"]
     for folder in profiles:
         parts.append(profile_section(folder))
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text = replace_between(text, "results", results_table(root))
+    tables = {"results": results_table(root), "stages": stage_list(root)}
     if (root / "metrics/answers.json").exists():
-        tables = f"{answers_table(root)}\n\n{gains_table(root)}"
-        text = replace_between(text, "answers", tables)
-    text = replace_between(text, "stages", stage_list(root))
+        tables["answers"] = f"{answers_table(root)}\n\n{gains_table(root)}"
+    readme, translated = root / "README.md", root / "README.pt-BR.md"
     write_text(root / "docs" / "results.md", "\n".join(parts))
-    write_text(readme, text)
+    write_text(readme, _filled(readme, tables))
+    del tables["stages"]  # one language: what dvc.yaml says
+    write_text(translated, _filled(translated, {k: in_portuguese(v) for k, v in tables.items()}))
+
+
+def _filled(path: Path, tables: Mapping[str, str]) -> str:
+    """Return a document with its tables as they are now."""
+    text = path.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        text = replace_between(text, name, table)
+    return text
 
 
 def stage_list(root: Path) -> str:

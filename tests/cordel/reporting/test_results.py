@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cordel.reporting.portuguese import in_portuguese
 from cordel.reporting.results import (
     HEADER,
     markdown_table,
@@ -61,6 +62,7 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}, sort_keys=False))
     (tmp_path / "dvc.lock").write_text("lock")
     (tmp_path / "README.md").write_text(README)
+    (tmp_path / "README.pt-BR.md").write_text(README.partition("between")[0])
     metrics = tmp_path / "metrics"
     write_json(metrics / "lm/v1.json", score(2.5))
     write_json(metrics / "lm/v7.json", score(1.75, lossless=True))
@@ -239,13 +241,14 @@ def test_rendering_replaces_only_what_is_between_the_marks(root: Path) -> None:
     assert results_table(root) in text
     assert stage_list(root) in text
     assert "old" not in text
+    assert in_portuguese(results_table(root)) in (root / "README.pt-BR.md").read_text()
     assert (text.startswith("# Title\n<!-- results"), text.endswith("-->\nafter\n")) == (True, True)
 
 
 def test_rendering_again_changes_nothing(root: Path) -> None:
     publish_results("sample", root=root)
     render_results(root=root)
-    files = [root / "README.md", root / "docs/results.md"]
+    files = [root / name for name in ("README.md", "README.pt-BR.md", "docs/results.md")]
     before = [file.read_bytes() for file in files]
     render_results(root=root)
     assert [file.read_bytes() for file in files] == before
