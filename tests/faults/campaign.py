@@ -171,6 +171,7 @@ class Project:
             path.write_text(changed, encoding="utf-8")
         self.durations: dict[str, float] = {}
         self.expected: dict[str, dict[str, str]] = {}
+        self.undisturbed: dict[str, Any] = {}  # the stages of dvc.lock
         self.cache = self.root / ".dvc/cache/files/md5"
 
     def run(self, *words: str, prefix: Path | None = None) -> tuple[int, str]:
@@ -236,7 +237,8 @@ class Project:
 
     def forget(self, target: Target) -> None:
         """Leave nothing of a stage: lock, outputs, cache, work in progress, run cache."""
-        stages = self.lock()
+        # Not from dvc.lock as it is: the kill before may have cut it.
+        stages = dict(self.undisturbed or self.lock())
         stages.pop(target.stage, None)
         text = yaml.dump({"schema": "2.0", "stages": stages}, Dumper=DUMPER, sort_keys=False)
         write_text(self.root / "dvc.lock", text)
@@ -286,6 +288,7 @@ class Project:
                 raise RuntimeError(f"{target.stage} does not give the same bytes twice")
             log.info("%s takes %.1f s", target.stage, self.durations[target.stage])
         self.commit()
+        self.undisturbed = self.lock()
 
     def repro(self, target: Target, *words: str, prefix: Path | None = None) -> tuple[int, str]:
         """Run a stage as a user does."""
