@@ -320,7 +320,8 @@ class Project:
                 return True, outputs
             if broken := LOCK_BROKEN.search(output):
                 row.notes.append(f"`{broken[0]}`, then `git checkout dvc.lock`")
-                self.run("git", "checkout", "dvc.lock")
+                code, output = self.run("git", "checkout", "dvc.lock")
+                row.notes += [f"GIT FAILED: {output}"] if code else []
                 continue
             if broken := RWLOCK_BROKEN.search(output):
                 row.notes.append(f"`{broken[0]} …`, then `rm .dvc/tmp/rwlock`")
@@ -675,7 +676,7 @@ def experiment(project: Project, target: Target, rng: random.Random, *, queue: b
     row = Row("dvc queue kill" if queue else "dvc exp run --temp, kill -9", target.stage)
     project.forget(target)
     run = ("dvc", "exp", "run", "--temp", "-s", target.stage)
-    while True:
+    for _ in range(10):
         if queue:
             project.run("dvc", "exp", "run", "--queue", "-n", "queued", "-s", target.stage)
             project.run("dvc", "queue", "start")
@@ -696,6 +697,8 @@ def experiment(project: Project, target: Target, rng: random.Random, *, queue: b
         if running:
             break
         project.forget(target)
+    else:
+        raise RuntimeError(f"{row.fault}: {target.stage} was never caught at work")
     row.tried += 1
     code, output = project.run(*run, "-n", f"again-{int(queue)}")
     row.notes += AGAIN.findall(output)[:1]
