@@ -171,6 +171,7 @@ class Project:
             path.write_text(changed, encoding="utf-8")
         self.durations: dict[str, float] = {}
         self.expected: dict[str, dict[str, str]] = {}
+        self.undisturbed: dict[str, Any] = {}  # the stages of dvc.lock
         self.cache = self.root / ".dvc/cache/files/md5"
 
     def run(self, *words: str, prefix: Path | None = None) -> tuple[int, str]:
@@ -236,7 +237,8 @@ class Project:
 
     def forget(self, target: Target) -> None:
         """Leave nothing of a stage: lock, outputs, cache, work in progress, run cache."""
-        stages = self.lock()
+        # Not from dvc.lock as it is: the kill before may have cut it.
+        stages = dict(self.undisturbed or self.lock())
         stages.pop(target.stage, None)
         text = yaml.dump({"schema": "2.0", "stages": stages}, Dumper=DUMPER, sort_keys=False)
         write_text(self.root / "dvc.lock", text)
@@ -286,6 +288,7 @@ class Project:
                 raise RuntimeError(f"{target.stage} does not give the same bytes twice")
             log.info("%s takes %.1f s", target.stage, self.durations[target.stage])
         self.commit()
+        self.undisturbed = self.lock()
 
     def repro(self, target: Target, *words: str, prefix: Path | None = None) -> tuple[int, str]:
         """Run a stage as a user does."""
@@ -317,7 +320,8 @@ class Project:
                 return True, outputs
             if broken := LOCK_BROKEN.search(output):
                 row.notes.append(f"`{broken[0]}`, then `git checkout dvc.lock`")
-                self.run("git", "checkout", "dvc.lock")
+                code, output = self.run("git", "checkout", "dvc.lock")
+                row.notes += [f"GIT FAILED: {output}"] if code else []
                 continue
             if broken := RWLOCK_BROKEN.search(output):
                 row.notes.append(f"`{broken[0]} …`, then `rm .dvc/tmp/rwlock`")
@@ -672,7 +676,7 @@ def experiment(project: Project, target: Target, rng: random.Random, *, queue: b
     row = Row("dvc queue kill" if queue else "dvc exp run --temp, kill -9", target.stage)
     project.forget(target)
     run = ("dvc", "exp", "run", "--temp", "-s", target.stage)
-    while True:
+    for _ in range(10):
         if queue:
             project.run("dvc", "exp", "run", "--queue", "-n", "queued", "-s", target.stage)
             project.run("dvc", "queue", "start")
@@ -693,6 +697,8 @@ def experiment(project: Project, target: Target, rng: random.Random, *, queue: b
         if running:
             break
         project.forget(target)
+    else:
+        raise RuntimeError(f"{row.fault}: {target.stage} was never caught at work")
     row.tried += 1
     code, output = project.run(*run, "-n", f"again-{int(queue)}")
     row.notes += AGAIN.findall(output)[:1]

@@ -95,7 +95,8 @@ def test_a_removed_run_is_refused_until_the_joins_no_longer_name_it(clone: Clone
 
 def without_run(run: str, pipeline: str) -> str:
     """Return dvc.yaml without the lines and words that name the files of a run."""
-    file = rf"(?:data|metrics|plots)/[\w/]*/{run}(?:\.\w+)?|data/tokens/\$\{{models\.{run}\.\w+\}}"
+    tokens = rf"'data/tokens/\$\{{models\.{run}\.\w+\}}'"
+    file = rf"(?:data|metrics|plots)/[\w/]*/{run}(?:\.\w+)?|{tokens}"
     pipeline = re.sub(rf"(?m)^\s+(?:- )?(?:{file})(?::.*)?\n", "", pipeline)
     return re.sub(rf"(?:{file}) | (?:{file})(?=\n)", "", pipeline)  # indentation must stay
 

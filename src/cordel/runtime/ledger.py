@@ -122,9 +122,14 @@ def _provenance() -> dict[str, Any]:
 
 
 def _git(*words: str) -> str | None:
-    """Return git's answer, or None outside a repository or without git."""
+    """Return git's answer, or None outside a repository or without git.
+
+    Without optional locks: a ``git status`` that is killed while it refreshes the index, or finds
+    the disk full, leaves ``.git/index.lock`` behind, and the user's next ``git`` fails.
+    """
+    command = ["git", "--no-optional-locks", *words]
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,5 +1,7 @@
 """What a stage cost: one record per attempt, whether or not the attempt succeeded."""
 
+import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,23 @@ def test_outside_a_repository_the_commit_is_null(
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     attempt(path)
     assert read_json(path, kind=list)[0]["git_commit"] is None
+
+
+def test_the_index_of_git_is_only_read(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stage that is killed while git refreshes its index would leave .git/index.lock behind.
+    file = tmp_path / "a.txt"
+    file.write_text("a\n")
+    for words in (("init", "-q"), ("add", "a.txt")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    os.utime(file, (0, 0))  # what git remembers of it is stale: a refresh would be due
+    index = tmp_path / ".git/index"
+    before = index.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    attempt(path)
+    assert read_json(path, kind=list)[0]["dirty"] is True
+    assert index.read_bytes() == before
 
 
 def test_energy_is_unknown_where_nothing_measures_it_and_never_zero(path: Path) -> None:
