@@ -9,6 +9,8 @@ from typing import Any
 from cordel.reporting.cards import (
     CardParams,
     Facts,
+    Origin,
+    Source,
     adapter_card,
     base_of_arm,
     corpus_card,
@@ -16,6 +18,7 @@ from cordel.reporting.cards import (
     run_card,
 )
 from cordel.runtime.console import run_stage
+from cordel.runtime.errors import ParamsError
 from cordel.runtime.files import new_directory, read_json
 from cordel.runtime.params import read_params, read_section
 
@@ -36,11 +39,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     facts = Facts(
-        profile=read_section("profile", kind=str),
+        profile=profile(),
         scores=by_name([*args.runs, *args.arms]),
         merged=by_name(args.merged),
         corpora=by_name(args.corpora),
-        recipes={path.stem: read_section(f"cleaning.{path.stem}") for path in args.corpora},
+        recipes={
+            path.stem: read_section(f"cleaning.{path.stem}", kind=dict[str, Any])
+            for path in args.corpora
+        },
         clusters=read_json(args.splits),
         leaderboard=read_json(args.leaderboard),
         references=read_json(args.references),
@@ -49,9 +55,19 @@ def main() -> None:
         leakage=read_json(args.leakage),
         costs=read_json(args.costs),
         bases={folder.name: read_json(folder / "base.json") for folder in args.bases},
-        lora=read_section("lora"),
-        corpus=read_section("corpus"),
-        instructions=read_section("sft_data"),
+        lora={
+            "rank": read_section("lora.rank", kind=int),
+            "alpha": read_section("lora.alpha", kind=int),
+            "targets": read_section("lora.targets", kind=tuple[str, ...]),
+        },
+        corpus=Origin(
+            source=read_section("corpus.source", kind=Source),
+            dataset=read_section("corpus.hub.dataset", kind=str),
+        ),
+        instructions=Origin(
+            source=read_section("sft_data.source", kind=Source),
+            dataset=read_section("sft_data.hub.dataset", kind=str),
+        ),
         documents=read_section("cpt_data.documents", kind=str),
         licences=read_params("cards", CardParams),
         confidence=read_section("resampling.confidence", kind=float),
@@ -69,6 +85,20 @@ def main() -> None:
         for name, card in cards.items():
             card.save(out / name / "README.md")
     log.info("%d cards: %s", len(cards), ", ".join(cards))
+
+
+def profile() -> str:
+    """Return the name of the profile of params.yaml.
+
+    Raises:
+        ParamsError: There is none of that name.
+    """
+    name = read_section("profile", kind=str)
+    if name != "sample" and not Path("profiles", f"{name}.yaml").is_file():
+        raise ParamsError(
+            f"params.yaml: profile is {name!r}, but profiles/{name}.yaml is not there"
+        )
+    return name
 
 
 def by_name(paths: Sequence[Path]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import logging
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from cordel.runtime.console import run_stage
-from cordel.runtime.errors import ParamsError, UserError
+from cordel.runtime.errors import InputError, ParamsError, UserError
 
 DESCRIPTION = """\
 Language models for Brazilian Portuguese: v1 to v7 from scratch, and an open model adapted.
@@ -25,6 +26,7 @@ examples:
   cordel repro --jobs 2                 `dvc repro`, with independent stages at once
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
+  cordel publish v7 --to OWNER/REPO    show what would go to the Hugging Face hub; --yes sends it
   cordel results                       render docs/results.md and the tables of other documents
   cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel verify                        is what DVC keeps still what was written?
@@ -87,6 +89,20 @@ examples:
   cordel compare --models base sft              two arms: bits per byte, and the answers
   cordel compare --models v5_main v7 --rev main --results results/ptbr
   cordel compare main HEAD --json changes.json  the same as data
+"""
+PUBLISH = """\
+Push an exported model, an adapter or a clean corpus to the Hugging Face hub, with its card from
+data/cards. Without --yes nothing is sent: files, sizes, the card's front matter and the licences of
+the inputs are shown. Stale outs are refused, and so are weights of a gated base in a public
+repository. The token is your own (`hf auth login`, or HF_TOKEN). To keep a run's metrics in this
+repository, see `cordel publish-results`.
+"""
+PUBLISH_EXAMPLES = """\
+examples:
+  cordel publish v7                                    what would be sent
+  cordel publish v7 --to OWNER/v7 --yes                send it
+  cordel publish sft --base OWNER/v7 --to OWNER/sft    an adapter, and where its base is
+  cordel publish lossless --to OWNER/corpus --private  a clean corpus
 """
 
 
@@ -151,19 +167,13 @@ def main() -> None:
     repro.add_argument(
         "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
     )
-    publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
-    publish.add_argument("name", help="the profile that was run")
+    keep = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
+    keep.add_argument("name", help="the profile that was run")
+    publish = _publish_parser(verbs)
     verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
     verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
     verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
-    guardrails = verbs.add_parser(
-        "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
-    )
-    guardrails.add_argument(
-        "--tokenizer", type=Path, nargs="+", required=True, metavar="FILE.model"
-    )
-    guardrails.add_argument("--text", required=True, metavar="FOLDER_OR_GLOB")
-    guardrails.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+    _guardrails_parser(verbs)
     args = parser.parse_args()
     if args.verb == "estimate" and (args.gpu is None) != (args.tflops is None):
         estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
@@ -173,11 +183,40 @@ def main() -> None:
         compare.error("--rev goes with --models; without it A and B are the revisions")
     if args.verb == "repro" and args.jobs is not None and args.jobs < 1:
         repro.error(f"--jobs is {args.jobs}, expected at least 1")
+    if args.verb == "publish" and args.yes and args.to is None:
+        publish.error("--yes wants to know where: --to OWNER/REPO")
     if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
         seeds.error("a name with its seeds, --remove and --out do not go together")
     if args.verb == "seeds" and args.name and not args.seed:
         seeds.error(f"which seeds? such as: cordel seeds {args.name} 43 44")
     run_stage(lambda: _run(args))
+
+
+def _guardrails_parser(verbs: Any) -> None:
+    guardrails = verbs.add_parser(
+        "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
+    )
+    guardrails.add_argument(
+        "--tokenizer", type=Path, nargs="+", required=True, metavar="FILE.model"
+    )
+    guardrails.add_argument("--text", required=True, metavar="FOLDER_OR_GLOB")
+    guardrails.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+
+
+def _publish_parser(verbs: Any) -> argparse.ArgumentParser:
+    publish = verbs.add_parser(
+        "publish",
+        help="push a model, adapter or corpus with its card to the Hugging Face hub",
+        description=PUBLISH,
+        epilog=PUBLISH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    publish.add_argument("name", help="a card's: v7, sft, sft_merged, lossless, …")
+    publish.add_argument("--to", metavar="OWNER/REPO", help="the repository of the hub")
+    publish.add_argument("--base", metavar="OWNER/REPO", help="where an adapter's own base is")
+    publish.add_argument("--private", action="store_true", help="if it is created, for you alone")
+    publish.add_argument("--yes", action="store_true", help="send it [only show what would be]")
+    return publish
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -210,6 +249,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "seeds":
         _seeds(args, log)
+        return
+    if args.verb == "publish":
+        _publish(args, log)
         return
     if args.verb == "repro":
         from cordel.parallel import repro  # noqa: PLC0415
@@ -325,6 +367,27 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
         log.info("wrote %s", args.out)
     else:
         sys.stdout.write(render_seeds())
+
+
+def _publish(args: argparse.Namespace, log: logging.Logger) -> None:
+    from cordel.publishing import (  # noqa: PLC0415
+        check_repository,
+        describe,
+        publish,
+        read_publication,
+        refusal,
+    )
+
+    to = None if args.to is None else check_repository(args.to)
+    found = read_publication(args.name, base=args.base)
+    sys.stdout.write(describe(found, to=to, private=args.private) + "\n")
+    sys.stdout.flush()
+    if to is not None and args.yes:
+        log.info("published: %s", publish(found, to=to, private=args.private))
+        return
+    if why := refusal(found, private=args.private):
+        raise InputError(why)
+    log.info("nothing was sent; it is with --to OWNER/REPO --yes, by your own token of the hub")
 
 
 def _verify(log: logging.Logger) -> None:

@@ -34,6 +34,9 @@ SYNTAX = [
     "seeds --remove",
     "seeds v7 43 --remove v7-43",
     "publish-results",
+    "publish",
+    "publish v7 --yes",
+    "publish v7 sft",
     "results agora",
     "guardrails",
     "guardrails --text in --out a.md",
@@ -45,6 +48,8 @@ MISTAKES = [
     *("compare workspace workspace --results nada", "compare --models a b --results params.yaml"),
     *("seeds nada 43", "seeds v7 42", "seeds v7 43 43", "seeds v7 -- -1", "seeds ../v7 43"),
     *("seeds --remove nada", "seeds --remove v7-43", f"seeds v7 {10**30}"),
+    *("publish nada", "publish ../v7", "publish v7 --to v7", "publish v7 --to a/b/c"),
+    *("publish sft --base ../x --to maria/sft", "publish v7 --base maria/v7"),
     *("publish-results nada", "publish-results ../x", "publish-results smoke", "results"),
     *(
         f"guardrails --tokenizer {model} --text {text} --out a.md"

@@ -13,6 +13,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/experiments.md",
+    "docs/publishing.md",
     "docs/remotes.md",
 ]
 # Made by a run and not in the repository; everything else that looks like a path must be there.

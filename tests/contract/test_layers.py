@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": {"runtime"},
     "profiles": {"runtime"},
     "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
+    "publishing": {"pipeline", "reporting", "runtime"},
     "reporting": {"pipeline", "runtime"},
     "seeds": {"costs", "profiles", "reporting", "runtime"},
     "cli": {
@@ -38,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "guardrail_table",
         "parallel",
         "profiles",
+        "publishing",
         "reporting",
         "runtime",
         "seeds",
@@ -59,6 +61,7 @@ TEXT_STAGES = (
     "score_answers",
     "check_leakage",
     "account_costs",
+    "write_cards",
 )
 
 

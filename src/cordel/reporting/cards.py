@@ -47,6 +47,7 @@ STAGES = {
     "cpt_sft": ("adapt_cpt", "adapt_sft@cpt_sft"),
     "instruct_sft": ("adapt_sft@instruct_sft",),
 }
+Source = Literal["sample", "jsonl", "hf"]
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
@@ -77,6 +78,14 @@ class CardParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where text is from."""
+
+    source: Source
+    dataset: str  # of `hf`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What cards tell: metrics as their stages wrote them, and the sections that made them."""
 
@@ -94,8 +103,8 @@ class Facts:
     costs: Mapping[str, Any]
     bases: Mapping[str, Any]  # base.json, by key of base_models
     lora: Mapping[str, Any]
-    corpus: Mapping[str, Any]  # sections that say where the text is from
-    instructions: Mapping[str, Any]
+    corpus: Origin
+    instructions: Origin
     documents: str  # of continued pretraining: reserved or train
     licences: CardParams
     confidence: float
@@ -121,7 +130,7 @@ def run_card(run: str, facts: Facts) -> ModelCard:
         score=facts.scores[run],
         leader=facts.leaderboard[run],
         answers=None,
-        guardrail=facts.guardrails.get(run),
+        guardrail=facts.guardrails[run],
         references=facts.references,
     )
 
@@ -152,6 +161,7 @@ def adapter_card(arm: str, facts: Facts) -> ModelCard:
         answers=facts.answers,
         shown=TASKS,
         base_arm=key,
+        base_score=facts.leaderboard[key],
         base=base,
         lora=facts.lora,
         learnt=LEARNT[arm],
@@ -294,8 +304,6 @@ def _language_results(name: str, facts: Facts) -> list[EvalResult]:
 
 
 def _answer_results(arm: str, facts: Facts) -> list[EvalResult]:
-    if arm not in facts.answers:
-        return []
     return [
         EvalResult(
             task_type="text-generation",
@@ -329,11 +337,11 @@ def _corpus_input(facts: Facts) -> dict[str, Any]:
     return _input("documents", source, hub, facts.licences.corpus)
 
 
-def _source(section: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return where a section's text is from, and its name on the hub if it is from there."""
-    if section["source"] == "hf":
-        return f"`{section['hub']['dataset']}` of the hub", section["hub"]["dataset"]
-    kind = "cordel's embedded sample" if section["source"] == "sample" else "files of its maker"
+def _source(origin: Origin) -> tuple[str, str | None]:
+    """Return where text is from in words, and its name on the hub if it is from there."""
+    if origin.source == "hf":
+        return f"`{origin.dataset}` of the hub", origin.dataset
+    kind = "cordel's embedded sample" if origin.source == "sample" else "files of its maker"
     return kind, None
 
 
@@ -363,8 +371,20 @@ def _size_category(documents: int) -> str:
     return names[min(max(0, len(str(documents)) - 3), len(names) - 1)]
 
 
+class _Environment(Environment):
+    """Reads keys before methods, and lets a file say by name which key it lacks."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Return the value under a key, or an attribute."""
+        return obj[attribute] if isinstance(obj, Mapping) else super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """Return the value under a key or at a place."""
+        return obj[argument] if isinstance(obj, Mapping) else super().getitem(obj, argument)
+
+
 def _rendered(template: str, **values: Any) -> str:
-    environment = Environment(  # noqa: S701  (Markdown; `cell` escapes what is not ours)
+    environment = _Environment(  # Markdown: `cell` escapes what is not ours
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
