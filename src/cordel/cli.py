@@ -27,6 +27,7 @@ examples:
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel publish v7 --to OWNER/REPO    show what would go to the Hugging Face hub; --yes sends it
+  cordel play                          a page where every trained model continues your prompt
   cordel results                       render docs/results.md and the tables of other documents
   cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel verify                        is what DVC keeps still what was written?
@@ -104,6 +105,19 @@ examples:
   cordel publish sft --base OWNER/v7 --to OWNER/sft    an adapter, and where its base is
   cordel publish lossless --to OWNER/corpus --private  a clean corpus
 """
+PLAY = """\
+Ask every trained model, side by side: v1 to v7 and the arms of track 2. Without --text and --score
+it serves a page on this machine, which makes no request elsewhere. Models that are not here are
+named with the command that trains them.
+"""
+PLAY_EXAMPLES = """\
+examples:
+  cordel play                                         the page
+  cordel play --text "Era uma vez" --models v1 v7     two continuations
+  cordel play --text "Qual é a capital?" --instruction --models base sft
+  cordel play --score texto.txt                       bits per byte of a text under each model
+  cordel play --score - < texto.txt
+"""
 
 
 def main() -> None:
@@ -169,7 +183,7 @@ def main() -> None:
     )
     keep = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
     keep.add_argument("name", help="the profile that was run")
-    publish = _publish_parser(verbs)
+    publish, play = _publish_parser(verbs), _play_parser(verbs)
     verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
     verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
     verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
@@ -185,6 +199,8 @@ def main() -> None:
         repro.error(f"--jobs is {args.jobs}, expected at least 1")
     if args.verb == "publish" and args.yes and args.to is None:
         publish.error("--yes wants to know where: --to OWNER/REPO")
+    if args.verb == "play" and args.instruction and args.text is None:
+        play.error("--instruction goes with --text")
     if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
         seeds.error("a name with its seeds, --remove and --out do not go together")
     if args.verb == "seeds" and args.name and not args.seed:
@@ -219,6 +235,28 @@ def _publish_parser(verbs: Any) -> argparse.ArgumentParser:
     return publish
 
 
+def _play_parser(verbs: Any) -> argparse.ArgumentParser:
+    play = verbs.add_parser(
+        "play",
+        help="ask every trained model side by side, on a local page or in the terminal",
+        description=PLAY,
+        epilog=PLAY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = play.add_mutually_exclusive_group()
+    what.add_argument("--text", metavar="PROMPT", help="continue this in the terminal")
+    what.add_argument("--score", metavar="FILE", help="bits per byte of a text; - is the input")
+    play.add_argument("--models", metavar="NAME", nargs="+", default=[], help="[all that are here]")
+    play.add_argument("--instruction", action="store_true", help="--text is a request to an arm")
+    play.add_argument("--temperature", metavar="X", type=float, help="0: the likeliest [params]")
+    play.add_argument("--top-p", metavar="X", type=float, help="[params.yaml]")
+    play.add_argument("--seed", metavar="N", type=int, help="[that of the first standard prompt]")
+    play.add_argument("--tokens", metavar="N", type=int, help="new ones, at most [params.yaml]")
+    play.add_argument("--host", default="127.0.0.1", help="address of the page [%(default)s]")
+    play.add_argument("--port", type=int, default=8765, help="0: a free one [%(default)s]")
+    return play
+
+
 def _run(args: argparse.Namespace) -> None:
     log = logging.getLogger("cordel")
     if args.verb == "profile":
@@ -249,6 +287,9 @@ def _run(args: argparse.Namespace) -> None:
         return
     if args.verb == "seeds":
         _seeds(args, log)
+        return
+    if args.verb == "play":
+        _play(args)
         return
     if args.verb == "publish":
         _publish(args, log)
@@ -367,6 +408,25 @@ def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
         log.info("wrote %s", args.out)
     else:
         sys.stdout.write(render_seeds())
+
+
+def _play(args: argparse.Namespace) -> None:
+    from cordel.play.verb import continue_here, score_here, serve_here  # noqa: PLC0415
+
+    if args.text is not None:
+        continue_here(
+            args.text,
+            args.models,
+            instruction=args.instruction,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            seed=args.seed,
+            tokens=args.tokens,
+        )
+    elif args.score is not None:
+        score_here(args.score, args.models)
+    else:
+        serve_here(args.host, args.port)
 
 
 def _publish(args: argparse.Namespace, log: logging.Logger) -> None:
