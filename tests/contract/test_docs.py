@@ -13,6 +13,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/experiments.md",
+    "docs/play.md",
     "docs/publishing.md",
     "docs/remotes.md",
 ]
