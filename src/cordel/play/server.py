@@ -56,6 +56,7 @@ def serve(voices: Voices, params: SamplingParams, *, host: str, port: int) -> No
         application(voices, params, host=host),
         host=host,
         port=port,
+        log_config=None,  # the command's own: uvicorn's would close other loggers' handlers
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -63,7 +63,7 @@ def endless() -> Endless:
 def port(endless: Endless) -> Iterator[int]:
     """Return the port of a running server."""
     voices: Any = Models(v1=Bytes(3, 1, 2), slow=endless)
-    config = uvicorn.Config(application(voices, with_prompt()), port=0, log_level="error")
+    config = uvicorn.Config(application(voices, with_prompt()), port=0, log_config=None)
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run)
     thread.start()
