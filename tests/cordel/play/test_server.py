@@ -22,8 +22,11 @@ ASKED = {"text": "Era", "models": ["v1"], "instruction": False, "temperature": 1
 ASKED |= {"seed": 7, "max_new_tokens": 3}
 
 
+LONG = 3000  # draws of the model that goes on: six seconds
+
+
 class Endless(Bytes):
-    """Draws until somebody stops it, and says so then."""
+    """Goes on until somebody stops it, and says so then."""
 
     def __init__(self) -> None:
         """Count draws."""
@@ -36,7 +39,7 @@ class Endless(Bytes):
         self.running += 1
         self.most = max(self.most, self.running)
         try:
-            while True:
+            while self.drawn < LONG:
                 self.drawn += 1
                 time.sleep(0.002)
                 yield from drawn(3)
@@ -116,7 +119,13 @@ def test_models_are_listed(port: int) -> None:
 
 @pytest.mark.parametrize(
     ("accepted", "language"),
-    [("pt-BR,pt;q=0.9,en;q=0.8", "pt"), ("de, en;q=0.5", "en"), ("", "en"), ("en;q=x,pt", "pt")],
+    [
+        ("pt-BR,pt;q=0.9,en;q=0.8", "pt"),
+        ("de, en;q=0.5", "en"),
+        ("", "en"),
+        ("en;q=x,pt", "pt"),
+        ("pt,en", "pt"),
+    ],
 )
 def test_the_page_comes_in_the_browsers_language(accepted: str, language: str, port: int) -> None:
     assert language_of(accepted) == language
@@ -216,6 +225,7 @@ def test_a_page_that_goes_away_stops_its_computation(port: int, endless: Endless
     response.close()
     connection.close()
     assert endless.stopped.wait(20)
+    assert endless.drawn < LONG
     assert not endless.running
     assert ask(port, "/api/generate", ASKED)[0] == 200  # and the lock is free
 
