@@ -5,9 +5,10 @@ import logging
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from cordel.runtime.console import run_stage
-from cordel.runtime.errors import ParamsError, UserError
+from cordel.runtime.errors import InputError, ParamsError, UserError
 
 DESCRIPTION = """\
 Language models for Brazilian Portuguese: v1 to v7 from scratch, and an open model adapted.
@@ -26,6 +27,8 @@ examples:
   cordel add-run v8 --like v7          a further run, in params.yaml and wherever runs are joined
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
+  cordel publish v7 --to OWNER/REPO    show what would go to the Hugging Face hub; --yes sends it
+  cordel play                          a page where every trained model continues your prompt
   cordel results                       render docs/results.md and the tables of other documents
   cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel verify                        is what DVC keeps still what was written?
@@ -102,6 +105,33 @@ examples:
   cordel compare --models v5_main v7 --rev main --results results/ptbr
   cordel compare main HEAD --json changes.json  the same as data
 """
+PUBLISH = """\
+Push an exported model, an adapter or a clean corpus to the Hugging Face hub, with its card from
+data/cards. Without --yes nothing is sent: files, sizes, the card's front matter and the licences of
+the inputs are shown. Stale outs are refused, and so are weights of a gated base in a public
+repository. The token is your own (`hf auth login`, or HF_TOKEN). To keep a run's metrics in this
+repository, see `cordel publish-results`.
+"""
+PUBLISH_EXAMPLES = """\
+examples:
+  cordel publish v7                                    what would be sent
+  cordel publish v7 --to OWNER/v7 --yes                send it
+  cordel publish sft --base OWNER/v7 --to OWNER/sft    an adapter, and where its base is
+  cordel publish lossless --to OWNER/corpus --private  a clean corpus
+"""
+PLAY = """\
+Ask every trained model, side by side: v1 to v7 and the arms of track 2. Without --text and --score
+it serves a page on this machine, which makes no request elsewhere. Models that are not here are
+named with the command that trains them.
+"""
+PLAY_EXAMPLES = """\
+examples:
+  cordel play                                         the page
+  cordel play --text "Era uma vez" --models v1 v7     two continuations
+  cordel play --text "Qual é a capital?" --instruction --models base sft
+  cordel play --score texto.txt                       bits per byte of a text under each model
+  cordel play --score - < texto.txt
+"""
 
 
 def main() -> None:
@@ -166,19 +196,13 @@ def main() -> None:
     repro.add_argument(
         "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
     )
-    publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
-    publish.add_argument("name", help="the profile that was run")
+    keep = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
+    keep.add_argument("name", help="the profile that was run")
+    publish, play = _publish_parser(verbs), _play_parser(verbs)
     verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
     verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
     verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
-    guardrails = verbs.add_parser(
-        "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
-    )
-    guardrails.add_argument(
-        "--tokenizer", type=Path, nargs="+", required=True, metavar="FILE.model"
-    )
-    guardrails.add_argument("--text", required=True, metavar="FOLDER_OR_GLOB")
-    guardrails.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+    _guardrails_parser(verbs)
     args = parser.parse_args()
     if args.verb == "estimate" and (args.gpu is None) != (args.tflops is None):
         estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
@@ -188,6 +212,10 @@ def main() -> None:
         compare.error("--rev goes with --models; without it A and B are the revisions")
     if args.verb == "repro" and args.jobs is not None and args.jobs < 1:
         repro.error(f"--jobs is {args.jobs}, expected at least 1")
+    if args.verb == "publish" and args.yes and args.to is None:
+        publish.error("--yes wants to know where: --to OWNER/REPO")
+    if args.verb == "play" and args.instruction and args.text is None:
+        play.error("--instruction goes with --text")
     if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
         seeds.error("a name with its seeds, --remove and --out do not go together")
     if args.verb == "seeds" and args.name and not args.seed:
@@ -207,6 +235,55 @@ def _add_verbs_of_runs(verbs: "argparse._SubParsersAction[argparse.ArgumentParse
     add.add_argument("--like", metavar="RUN", required=True, help="the run that is copied")
     remove = verbs.add_parser("remove-run", help="take a run out of params.yaml and dvc.yaml")
     remove.add_argument("name", metavar="NAME")
+
+
+def _guardrails_parser(verbs: Any) -> None:
+    guardrails = verbs.add_parser(
+        "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
+    )
+    guardrails.add_argument(
+        "--tokenizer", type=Path, nargs="+", required=True, metavar="FILE.model"
+    )
+    guardrails.add_argument("--text", required=True, metavar="FOLDER_OR_GLOB")
+    guardrails.add_argument("--out", type=Path, required=True, metavar="FILE.md")
+
+
+def _publish_parser(verbs: Any) -> argparse.ArgumentParser:
+    publish = verbs.add_parser(
+        "publish",
+        help="push a model, adapter or corpus with its card to the Hugging Face hub",
+        description=PUBLISH,
+        epilog=PUBLISH_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    publish.add_argument("name", help="a card's: v7, sft, sft_merged, lossless, …")
+    publish.add_argument("--to", metavar="OWNER/REPO", help="the repository of the hub")
+    publish.add_argument("--base", metavar="OWNER/REPO", help="where an adapter's own base is")
+    publish.add_argument("--private", action="store_true", help="if it is created, for you alone")
+    publish.add_argument("--yes", action="store_true", help="send it [only show what would be]")
+    return publish
+
+
+def _play_parser(verbs: Any) -> argparse.ArgumentParser:
+    play = verbs.add_parser(
+        "play",
+        help="ask every trained model side by side, on a local page or in the terminal",
+        description=PLAY,
+        epilog=PLAY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = play.add_mutually_exclusive_group()
+    what.add_argument("--text", metavar="PROMPT", help="continue this in the terminal")
+    what.add_argument("--score", metavar="FILE", help="bits per byte of a text; - is the input")
+    play.add_argument("--models", metavar="NAME", nargs="+", default=[], help="[all that are here]")
+    play.add_argument("--instruction", action="store_true", help="--text is a request to an arm")
+    play.add_argument("--temperature", metavar="X", type=float, help="0: the likeliest [params]")
+    play.add_argument("--top-p", metavar="X", type=float, help="[params.yaml]")
+    play.add_argument("--seed", metavar="N", type=int, help="[that of the first standard prompt]")
+    play.add_argument("--tokens", metavar="N", type=int, help="new ones, at most [params.yaml]")
+    play.add_argument("--host", default="127.0.0.1", help="address of the page [%(default)s]")
+    play.add_argument("--port", type=int, default=8765, help="0: a free one [%(default)s]")
+    return play
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -240,6 +317,12 @@ def _run(args: argparse.Namespace) -> None:
     if args.verb == "seeds":
         _seeds(args, log)
         return
+    if args.verb == "play":
+        _play(args)
+        return
+    if args.verb == "publish":
+        _publish(args, log)
+        return
     if args.verb in ("add-run", "remove-run"):
         _change_runs(args, log)
         return
@@ -261,7 +344,9 @@ def _run(args: argparse.Namespace) -> None:
         publish_results(args.name, root=Path())
     render_results(root=Path())
     render_reruns(root=Path())
-    log.info("rendered docs/results.md, the tables of both READMEs and docs/architecture.md's of reruns")
+    log.info(
+        "rendered docs/results.md, the tables of both READMEs and docs/architecture.md's of reruns"
+    )
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -370,6 +455,46 @@ def _change_runs(args: argparse.Namespace, log: logging.Logger) -> None:
     places = remove_run(args.name)
     log.info("%s is gone from params.yaml and from %d places of dvc.yaml", args.name, places)
     log.info("next: dvc repro; `git clean` and `dvc gc` take its files (docs/remotes.md)")
+
+
+def _play(args: argparse.Namespace) -> None:
+    from cordel.play.verb import continue_here, score_here, serve_here  # noqa: PLC0415
+
+    if args.text is not None:
+        continue_here(
+            args.text,
+            args.models,
+            instruction=args.instruction,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            seed=args.seed,
+            tokens=args.tokens,
+        )
+    elif args.score is not None:
+        score_here(args.score, args.models)
+    else:
+        serve_here(args.host, args.port)
+
+
+def _publish(args: argparse.Namespace, log: logging.Logger) -> None:
+    from cordel.publishing import (  # noqa: PLC0415
+        check_repository,
+        describe,
+        publish,
+        read_publication,
+        refusal,
+    )
+
+    to = None if args.to is None else check_repository(args.to)
+    found = read_publication(args.name, base=args.base)
+    sys.stdout.write(describe(found, to=to, private=args.private) + "\n")
+    sys.stdout.flush()
+    if to is not None and args.yes:
+        log.info("published: %s", publish(found, to=to, private=args.private))
+        return
+    if why := refusal(found, private=args.private):
+        raise InputError(why)
+    log.info("nothing was sent; it is with --to OWNER/REPO --yes, by your own token of the hub")
 
 
 def _verify(log: logging.Logger) -> None:

@@ -130,6 +130,25 @@ READS = {  # stage: what distinguishes its command, and the files that it cannot
         ],
     ),
     "account_costs": ("", ["metrics/ledger/train_lm/v7.json", f"{MODEL}/config.json"]),
+    "write_cards": (
+        "",
+        [
+            f"{BASE}/base.json",
+            *(
+                f"metrics/{name}.json"
+                for name in (
+                    "lm/v7",
+                    "lm/sft",
+                    "leaderboard",
+                    "answers",
+                    "leakage",
+                    "costs",
+                    "splits",
+                )
+            ),
+            *(f"metrics/{name}.json" for name in ("export/sft", "corpus/web", "guardrails/v7")),
+        ],
+    ),
 }
 # What is no fault: nobody needs a key of a tokenizer's settings; an empty object is the score of an
 # arm whose base is not configured, and no rows are that of its items and answers.

@@ -117,6 +117,12 @@ COMMANDS = (
         f"metrics/ledger/{name}.json"
         for name in ("export_corpus", "train_lm/v1", "train_lm/v7", "adapt_cpt", "adapt_sft/sft")
     ),
+    "write_cards --out data/cards --runs metrics/lm/v7.json --arms metrics/lm/cpt.json "
+    "metrics/lm/sft.json --merged metrics/export/sft.json --guardrails metrics/guardrails/v7.json "
+    "--corpora metrics/corpus/lossless.json metrics/corpus/prose.json metrics/corpus/web.json "
+    "--bases data/base/base --splits metrics/splits.json --leaderboard metrics/leaderboard.json "
+    "--references metrics/lm/references.json --answers metrics/answers.json "
+    "--leakage metrics/leakage.json --costs metrics/costs.json",
 )
 
 

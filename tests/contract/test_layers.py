@@ -27,8 +27,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "comparison": {"evaluation", "runtime"},
     "parallel": {"pipeline", "runtime"},
     "pipeline": {"runtime"},
+    # It loads and runs every kind of model, as the stages do; no stage and no module imports it.
+    "play": {
+        "adaptation",
+        "checkpoints",
+        "compute",
+        "corpus",
+        "evaluation",
+        "runtime",
+        "tokenizers",
+        "tokens",
+    },
     "profiles": {"runtime"},
     "guardrail_table": {"corpus", "evaluation", "reporting", "runtime", "tokenizers"},
+    "publishing": {"pipeline", "reporting", "runtime"},
     "reporting": {"pipeline", "runtime"},
     "runs": {"runtime"},
     "seeds": {"costs", "profiles", "reporting", "runtime"},
@@ -38,7 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "estimate_adaptation",
         "guardrail_table",
         "parallel",
+        "play",
         "profiles",
+        "publishing",
         "reporting",
         "runs",
         "runtime",
@@ -61,6 +75,7 @@ TEXT_STAGES = (
     "score_answers",
     "check_leakage",
     "account_costs",
+    "write_cards",
 )
 
 

@@ -61,7 +61,7 @@ def import_closure(entry: Path) -> set[str]:
         relative = file.relative_to(ROOT).as_posix()
         if file in seen or relative.startswith(PLUMBING):
             continue
-        seen.add(file)
+        seen |= {file, *file.parent.glob(f"{file.stem}.*.jinja")}  # the words of a module
         todo += [f for name in imported_names(file) for f in module_files(name)]
     return {f.relative_to(ROOT).as_posix() for f in seen if is_code(f)}
 

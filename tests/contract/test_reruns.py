@@ -71,7 +71,7 @@ def test_training_code_does(fate_of: dict[str, frozenset[str]]) -> None:
             {"train_lm@v7", "score_lm@v7", "sample_lm@v7", "sample_early@unigram_v7"},
         ),
         ("cpt_data", {"prepare_cpt"}),
-        ("cpt_data.documents", {"prepare_cpt", "check_leakage"}),
+        ("cpt_data.documents", {"prepare_cpt", "check_leakage", "write_cards"}),
         ("corpus.path", {"export_corpus"}),
         ("base_models.instruct", {"open_base@instruct"}),
         ("costs", {"account_costs"}),

@@ -28,6 +28,7 @@ from cordel.evaluation.scoring import ScoringParams
 from cordel.evaluation.significance import ResamplingParams
 from cordel.models import parse_architecture
 from cordel.profiles import apply_profile, load_params, save_params
+from cordel.reporting.cards import CardParams
 from cordel.runtime.errors import ParamsError
 from cordel.runtime.params import parse
 from cordel.seeds import SeedParams
@@ -189,6 +190,7 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "generation": GenerationParams,
         "scoring_adaptation": AdaptationScoringParams,
         "resampling": ResamplingParams,
+        "cards": CardParams,
         "leakage": LeakageParams,
         "costs": CostParams,
         "seeds": SeedParams,
@@ -213,8 +215,8 @@ def test_every_section_of_a_profile_is_what_its_stage_expects(applied: Path) -> 
         assert parse(params[group][name] if name else params[group], owner, section)
         found.append(section)
     assert {section.split(".")[0] for section in found} == params.keys() - {"profile"}
-    # 9 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
-    assert len(found) == 9 + 12 + 6 + 3 + 8 + 12 + 2
+    # 10 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
+    assert len(found) == 10 + 12 + 6 + 3 + 8 + 12 + 2
 
 
 def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -> None:

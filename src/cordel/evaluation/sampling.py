@@ -5,7 +5,7 @@ infinity, and fell back to uniform noise (thesis.md section 0.2). Here anything 
 distribution raises, and a test holds the sampler to a one-hot model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -92,7 +92,20 @@ def choose(
     return int(order[min(int(drawn), len(order) - 1)])
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """An id that was drawn, and what it was drawn from."""
+
+    id: int
+    logits: np.ndarray  # float64[V] of the model itself: nothing excluded, nothing penalised
+
+    @property
+    def probability(self) -> float:
+        """What the model gave this id, at temperature 1."""
+        weights_V = np.exp(self.logits - self.logits.max())
+        return float(weights_V[self.id] / weights_V.sum())
+
+
 def generate(
     model: LanguageModel,
     prompt: Sequence[int],
@@ -104,6 +117,30 @@ def generate(
     compute: Compute,
 ) -> list[int]:
     """Return the new ids after ``prompt``, at most ``max_new_tokens``, without the end.
+
+    Arguments are those of ``draws``.
+    """
+    how: dict[str, Any] = {"seed": seed, "end": end, "banned": banned, "compute": compute}
+    drawn = [draw.id for draw in draws(model, prompt, params, **how)]
+    return drawn[: -len(end)] if _at_end(drawn, params, end) else drawn
+
+
+def _at_end(drawn: list[int], params: SamplingParams, end: Sequence[int]) -> bool:
+    return len(drawn) >= params.min_new_tokens + len(end) and drawn[-len(end) :] == list(end)
+
+
+@torch.no_grad()
+def draws(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    *,
+    seed: int,
+    end: Sequence[int],
+    banned: Sequence[int],
+    compute: Compute,
+) -> Iterator[Draw]:
+    """Yield the new ids after ``prompt`` one by one, those of the end included.
 
     The state or key-value cache is kept from step to step. When a Transformer's window is full,
     its second half is read again as a new window.
@@ -121,7 +158,6 @@ def generate(
     drawn: list[int] = []
     room = 0
     state: Any = None
-    logits_V = np.empty(0)
     while len(drawn) < params.max_new_tokens:
         if state is None or (not model.carries_state and room == 0):
             history = [*prompt, *drawn]
@@ -135,7 +171,8 @@ def generate(
             room -= 1
         with compute.autocast():
             logits_BTV, state = model(torch.tensor([step], device=compute.device), state)
-        logits_V = logits_BTV[0, -1].float().cpu().numpy().astype(np.float64)
+        own_V = logits_BTV[0, -1].float().cpu().numpy().astype(np.float64)
+        logits_V = own_V.copy()
         logits_V[list(banned)] = -np.inf
         if params.frequency_penalty and drawn:
             ids, counts = np.unique(drawn, return_counts=True)
@@ -151,6 +188,6 @@ def generate(
                 rng=rng,
             )
         )
-        if len(drawn) >= params.min_new_tokens + len(end) and drawn[-len(end) :] == list(end):
-            return drawn[: -len(end)]
-    return drawn
+        yield Draw(drawn[-1], own_V)
+        if _at_end(drawn, params, end):
+            return

@@ -13,6 +13,7 @@ import torch
 
 from cordel.compute import Compute
 from cordel.evaluation.sampling import Prompt, SamplingParams, choose, generate
+from cordel.evaluation.sampling import draws as draws_of
 from tests.cordel.evaluation.conftest import CONTEXT_LENGTH, TINY, VOCAB_SIZE
 
 EVERY_MODEL = pytest.mark.parametrize("name", sorted(TINY))
@@ -306,3 +307,32 @@ def test_published_samples_of_v5_are_uniform_noise(name: str, equal: int, shared
         # The published script removed control characters.
         found += re.sub(r"[\x00-\x1f]", "", processor.decode(ids)) == sample["output"]
     assert (len(samples), found) == (5, equal)
+
+
+class Loaded:
+    """Gives the ids 0 to 3 the probabilities 0.1, 0.2, 0.3 and 0.4, whatever came before."""
+
+    carries_state = True
+    context_length = 4
+
+    def __call__(self, ids_BT: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+        """Return the same logits at every place, shifted by what cancels out."""
+        logits = torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4])) + 7
+        return logits.expand(*ids_BT.shape, 4), state
+
+    def initial_state(self) -> None:
+        """Return nothing."""
+
+
+def test_a_draw_knows_what_the_model_itself_gave_it(compute: Compute) -> None:
+    # At temperature 0 with the best id banned: 0.3 all the same.
+    how: Any = {"seed": 0, "end": [9], "banned": [3], "compute": compute}
+    found = list(draws_of(Loaded(), [0], settings(max_new_tokens=2), **how))
+    assert [draw.id for draw in found] == [2, 2]
+    assert [draw.probability for draw in found] == pytest.approx([0.3, 0.3])
+
+
+def test_the_end_is_drawn_and_not_generated(compute: Compute) -> None:
+    how: Any = {"seed": 0, "end": [3], "banned": [], "compute": compute}
+    assert [draw.id for draw in draws_of(Loaded(), [0], settings(), **how)] == [3]
+    assert generate(Loaded(), [0], settings(), **how) == []

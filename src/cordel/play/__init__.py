@@ -1,0 +1,1 @@
+"""Talk to every trained model: a page on this machine, and the same in a terminal. No stage."""
