@@ -25,8 +25,8 @@ repro: setup  ## the whole pipeline on the embedded sample (offline, no GPU); JO
 	$(if $(filter-out 1,$(JOBS)),cordel repro --jobs $(JOBS),dvc repro)
 
 test: setup  ## unit, contract and stage tests; prints how many are deselected
-	python -m pytest -q -n 2 -m "not gpu and not minutes"
-	@python -m pytest -q --collect-only -m "gpu or minutes" | tail -1 | sed 's/^/deselected here, by marker gpu or minutes: /'
+	python -m pytest -q -n 2 -m "not gpu and not minutes and not browser"
+	@python -m pytest -q --collect-only -m "gpu or minutes or browser" | tail -1 | sed 's/^/deselected here, by marker gpu, minutes or browser: /'
 
 check: setup  ## ruff, ruff format, pyright, contract tests
 	ruff check .

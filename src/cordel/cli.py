@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from cordel.runtime.console import run_stage
 from cordel.runtime.errors import ParamsError, UserError
@@ -26,6 +27,7 @@ examples:
   cordel seeds v7 43 44 && dvc repro   train v7 twice more; `cordel seeds` shows the spread
   cordel publish-results ptbr          keep a profile's metrics in results/ptbr and docs/results.md
   cordel results                       render docs/results.md and the tables of other documents
+  cordel report --results results/ptbr --out reports/ptbr   that profile's report as a page
   cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel verify                        is what DVC keeps still what was written?
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
@@ -151,9 +153,7 @@ def main() -> None:
     repro.add_argument(
         "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
     )
-    publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
-    publish.add_argument("name", help="the profile that was run")
-    verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
+    _add_results(verbs)
     verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
     verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
     guardrails = verbs.add_parser(
@@ -178,6 +178,16 @@ def main() -> None:
     if args.verb == "seeds" and args.name and not args.seed:
         seeds.error(f"which seeds? such as: cordel seeds {args.name} 43 44")
     run_stage(lambda: _run(args))
+
+
+def _add_results(verbs: Any) -> None:
+    """Add the verbs that keep and show results."""
+    publish = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
+    publish.add_argument("name", help="the profile that was run")
+    verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
+    report = verbs.add_parser("report", help="render the report of a folder of results/ as a page")
+    report.add_argument("--results", type=Path, required=True, metavar="DIR")
+    report.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -217,6 +227,12 @@ def _run(args: argparse.Namespace) -> None:
         gpus = [gpu for gpu in args.gpus.split(",") if gpu]
         jobs = args.jobs or len(gpus) or 2
         repro(args.targets, jobs=jobs, gpus=gpus, keep_going=args.keep_going)
+        return
+    if args.verb == "report":
+        from cordel.reporting.page.render import render_folder  # noqa: PLC0415
+
+        render_folder(args.results, args.out)
+        log.info("wrote %s", args.out / "index.html")
         return
     from cordel.reporting.reruns import render_reruns  # noqa: PLC0415
 

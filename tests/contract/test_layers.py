@@ -59,6 +59,7 @@ TEXT_STAGES = (
     "score_answers",
     "check_leakage",
     "account_costs",
+    "render_report",
 )
 
 

@@ -63,7 +63,17 @@ def import_closure(entry: Path) -> set[str]:
             continue
         seen.add(file)
         todo += [f for name in imported_names(file) for f in module_files(name)]
-    return {f.relative_to(ROOT).as_posix() for f in seen if is_code(f)}
+    found = {f for f in seen if is_code(f)}
+    found |= {read for file in found for read in read_beside(file)}
+    return {f.relative_to(ROOT).as_posix() for f in found}
+
+
+def read_beside(file: Path) -> set[Path]:
+    """Templates, styles, texts: what lies in a module's folder and is none is read by it."""
+    beside = (SOURCE / "cordel") in file.parents
+    return (
+        {f for f in file.parent.iterdir() if f.is_file() and f.suffix != ".py"} if beside else set()
+    )
 
 
 def code_deps(stage: Any) -> set[str]:
@@ -158,6 +168,14 @@ def test_joins_list_every_run():
     assert joined("check_samples", "data/samples") == RUNS
     assert joined("score_answers", "data/answers") == ARMS
     assert joined("account_costs", "data/models") == RUNS
+    assert joined("render_report", "metrics/lm") - {"references"} == RUNS | ARMS
+    assert joined("render_report", "metrics/guardrails") == RUNS
+    assert joined("render_report", "metrics/guardrails/tokenizers") == set(PARAMS["tokenizers"])
+    assert joined("render_report", "metrics/tokenizers") == set(PARAMS["tokenizers"])
+    assert joined("render_report", "plots/curves") == RUNS
+    assert joined("render_report", "plots/adaptation") == ARMS - {"base", "instruct"}
+    assert joined("render_report", "data/samples") == RUNS
+    assert joined("render_report", "metrics/ledger/train_lm") == RUNS
     assert joined("check_leakage", "metrics/items") == RUNS | ARMS | {f"answers-{a}" for a in ARMS}
 
 
@@ -184,6 +202,14 @@ def test_the_last_run_over_each_tokenizer_is_sampled_early():
     assert joined("check_samples", "data/early") == set(PARAMS["tokenizers"])
     early = [Path(path).stem for path in in_order("check_samples", "--early")]
     assert [Path(path).stem for path in in_order("check_samples", "--early-metrics")] == early
+
+
+def test_only_costs_and_the_report_read_ledgers():
+    # A ledger differs at every run, so whatever reads one is never restored from a cache.
+    readers = {
+        name for name, stage in STAGES.items() if any("ledger" in d.def_path for d in stage.deps)
+    }
+    assert readers == {"account_costs", "render_report"}
 
 
 def test_costs_are_of_every_ledger_but_those_of_further_seeds():

@@ -34,6 +34,7 @@ def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
         "check_samples",
         "check_leakage",
         "account_costs",
+        "render_report",
     }
     clone.restore()
 
@@ -47,6 +48,7 @@ def test_the_edit_of_one_task_set_trains_nothing(clone: Clone):
         "score_answers",
         "check_leakage",
         "account_costs",
+        "render_report",
     }
     clone.restore()
 

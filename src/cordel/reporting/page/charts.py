@@ -11,7 +11,8 @@ from cordel.reporting.page.values import Sourced
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 FAMILIES = ("characters", "subwords", "transformer", "v7", "adapted", "other", "reference")
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left"]
+STROKES = alt.Legend(symbolType="stroke", symbolStrokeWidth=3, symbolSize=300)
 DASHES = [[1, 0], [6, 2], [2, 2], [1, 0], [8, 3, 2, 3], [4, 4], [2, 4]]
 FORMATS = {
     "train_tokens": ",.0f",
@@ -34,7 +35,7 @@ CONFIG = {
         "titleFontSize": 12,
         "titleFontWeight": 500,
         "titlePadding": 8,
-        "labelLimit": 150,
+        "labelLimit": 160,
     },
     "legend": {
         "labelColor": "var(--ink)",
@@ -43,7 +44,8 @@ CONFIG = {
         "symbolSize": 90,
         "symbolStrokeWidth": 2,
         "orient": "top",
-        "columns": 3,
+        # From the left edge of the chart, not of its axis: a phone has no room to lose.
+        "layout": {"top": {"anchor": "start", "bounds": "full"}},
         "labelLimit": 220,
     },
     "text": {"color": "var(--ink)"},
@@ -77,7 +79,7 @@ def ranking(rows: Sequence[Row], t: Labels) -> dict[str, Any]:
     shown = [row for row in rows if row.family != "reference" or row.bits < limit]
     data = [
         datum(
-            name=f"≥ {row.name}" if row.bound else t[f"line.{row.name}"],
+            name=_called(row, t),
             family=t[f"family.{row.family}"],
             bits=row.score["bits_per_byte"],
             low=row.score.get("low"),
@@ -90,7 +92,7 @@ def ranking(rows: Sequence[Row], t: Labels) -> dict[str, Any]:
         color=_families(shown, t),
         opacity=_chosen(),
     )
-    x = alt.X("bits:Q", title=t["axis.bits"], scale=alt.Scale(zero=False, nice=True))
+    x = alt.X("bits:Q", title=t["axis.bits"], scale=alt.Scale(zero=False)).axis(tickCount=7)
     lines = (
         alt.Chart(alt.InlineData(values=[d for d in data if "low" not in d["sources"]]))
         .mark_rule(strokeDash=[3, 3], opacity=0.7)
@@ -98,7 +100,9 @@ def ranking(rows: Sequence[Row], t: Labels) -> dict[str, Any]:
     )
     interval = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q"), x2="high:Q")
     points = base.mark_point(filled=True, size=85, opacity=1).encode(
-        x=x, shape=_shapes(shown, t), tooltip=_tips(t, name="name", bits="bits", low="low", high="high")
+        x=x,
+        shape=_shapes(shown, t),
+        tooltip=_tips(t, name="name", bits="bits", low="low", high="high"),
     )
     return _sized(lines + interval + points, 23 * len(data))
 
@@ -107,7 +111,7 @@ def pareto(rows: Sequence[Row], best: Sequence[Row], key: str, t: Labels) -> dic
     """Return cost against quality; ``best`` are joined, as no other run beats them in both."""
     data = [
         datum(
-            name=f"≥ {row.name}" if row.bound else row.name,
+            name=_called(row, t),
             family=t[f"family.{row.family}"],
             bits=row.score["bits_per_byte"],
             hours=row.cost["hours"],
@@ -117,7 +121,9 @@ def pareto(rows: Sequence[Row], best: Sequence[Row], key: str, t: Labels) -> dic
         for row in rows
         if row.cost is not None and row.cost.get(key) is not None
     ]
-    x = alt.X(f"{key}:Q", title=t[f"axis.{key}"], scale=alt.Scale(type="log", nice=False, padding=16))
+    x = alt.X(
+        f"{key}:Q", title=t[f"axis.{key}"], scale=alt.Scale(type="log", nice=False, padding=16)
+    )
     x = x.axis(grid=False, format="~g", tickCount=4, labelOverlap=True)
     y = alt.Y("bits:Q", title=t["axis.bits"], scale=alt.Scale(zero=False))
     base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y)
@@ -135,7 +141,12 @@ def pareto(rows: Sequence[Row], best: Sequence[Row], key: str, t: Labels) -> dic
 
 
 def curves(
-    points: Mapping[str, Iterable[Sourced]], families: Mapping[str, str], t: Labels, *, x: str, y: str
+    points: Mapping[str, Iterable[Sourced]],
+    families: Mapping[str, str],
+    t: Labels,
+    *,
+    x: str,
+    y: str,
 ) -> dict[str, Any]:
     """Return a line for each run; a family shares colour and dash."""
     data = [
@@ -144,13 +155,18 @@ def curves(
         for point in rows
     ]
     present = [key for key in FAMILIES if key in families.values()]
-    scale = {"domain": [t[f"family.{key}"] for key in present]}
+    scale: dict[str, Any] = {"domain": [t[f"family.{key}"] for key in present]}
     base = alt.Chart(alt.InlineData(values=data)).encode(
         x=alt.X("x:Q", title=t[f"axis.{x}"]).axis(format="~s", grid=False, tickCount=6),
-        y=alt.Y("y:Q", title=t[f"axis.{y}"], scale=alt.Scale(zero=False)),
+        y=alt.Y("y:Q", title=t[f"axis.{y}"], scale=alt.Scale(type="log", nice=True)).axis(
+            format="~g"
+        ),
         detail="name:N",
         color=alt.Color(
-            "family:N", title=None, scale=alt.Scale(**scale, range=[f"var(--{k})" for k in present])
+            "family:N",
+            title=None,
+            scale=alt.Scale(**scale, range=[f"var(--{key})" for key in present]),
+            legend=STROKES,
         ),
         opacity=_chosen(),
     )
@@ -176,13 +192,15 @@ def arms(points: Mapping[str, Iterable[Sourced]], t: Labels) -> dict[str, Any]:
     base = alt.Chart(alt.InlineData(values=data)).encode(
         x=alt.X("x:Q", title=t["axis.step"]).axis(grid=False, format="~s", tickCount=6),
         y=alt.Y("y:Q", title=t["axis.nats"], scale=alt.Scale(zero=False)),
-        color=alt.Color("name:N", title=None, scale=scale),
+        color=alt.Color("name:N", title=None, scale=scale, legend=STROKES),
         opacity=_chosen("name"),
     )
     lines = base.mark_line(strokeWidth=2).encode(
         strokeDash=alt.StrokeDash("name:N", title=None, scale=dashes)
     )
-    dots = base.mark_point(filled=True, size=34).encode(tooltip=_tips(t, name="name", x="step", y="nats"))
+    dots = base.mark_point(filled=True, size=34).encode(
+        tooltip=_tips(t, name="name", x="step", y="nats")
+    )
     return _sized(lines + dots, 280, "name")
 
 
@@ -197,7 +215,7 @@ def tokenizers(found: Mapping[str, Sourced], t: Labels) -> dict[str, Any]:
         alt.Chart(alt.InlineData(values=data))
         .mark_bar(color="var(--v7)", cornerRadiusEnd=3, height=14)
         .encode(
-            x=alt.X("tokens:Q", title=t["axis.tokens_per_word"]),
+            x=alt.X("tokens:Q", title=t["axis.tokens_per_word"]).axis(tickCount=6),
             y=alt.Y("name:N", sort=[d["name"] for d in data], title=None),
             tooltip=_tips(t, name="name", tokens="tokens_per_word", bytes="bytes_per_token"),
         )
@@ -219,11 +237,14 @@ def guardrails(found: Mapping[str, Sourced], key: str, t: Labels) -> dict[str, A
         for name, row in found.items()
         for kind in kinds
         if (share := row.get(*(("human",) if kind == "human" else ("noise", kind)), key))
+        is not None
     ]
     if not data:
         return None
-    scale = {"domain": [t[f"passages.{kind}"] for kind in kinds]}
-    colours = [f"var(--{name})" for name in ("v7", "characters", "adapted", "transformer", "subwords")]
+    scale: dict[str, Any] = {"domain": [t[f"passages.{kind}"] for kind in kinds]}
+    colours = [
+        f"var(--{name})" for name in ("v7", "characters", "adapted", "transformer", "subwords")
+    ]
     chart = (
         alt.Chart(alt.InlineData(values=data))
         .mark_point(filled=True, size=95)
@@ -262,12 +283,18 @@ def answers(rows: Iterable[tuple[str, Sourced]], task: str, t: Labels) -> dict[s
         color=alt.Color("kind:N", title=None, scale=scale),
         opacity=_chosen("kind"),
     )
-    x = alt.X("mean:Q", title=t[f"metric.{metric}"], scale=alt.Scale(domainMin=0))
+    x = alt.X("mean:Q", title=t[f"metric.{metric}"], scale=alt.Scale(domainMin=0)).axis(tickCount=4)
     interval = base.mark_rule(strokeWidth=2.5).encode(x=alt.X("low:Q"), x2="high:Q")
     points = base.mark_point(filled=True, size=80).encode(
         x=x, tooltip=_tips(t, name="name", mean="mean", low="low", high="high")
     )
     return _sized(interval + points, 26 * len(data), "kind")
+
+
+def _called(row: Row, t: Labels) -> str:
+    kind = {"reference": "line", "adapted": "arm"}.get(row.family)
+    name = t[f"{kind}.{row.name}"] if kind else row.name
+    return f"≥ {name}" if row.bound else name
 
 
 def _families(rows: Iterable[Row], t: Labels) -> alt.Color:

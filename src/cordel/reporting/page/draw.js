@@ -7,7 +7,10 @@
     tooltip: { disableDefaultStyle: true },
   };
   for (const [name, spec] of Object.entries(charts.specs)) {
-    await vegaEmbed(`#chart-${name}`, spec, options);
+    const place = document.getElementById(`chart-${name}`);
+    // A legend wraps no names: as many stand in a row as there is room for.
+    charts.config.legend.columns = Math.max(1, Math.floor(place.clientWidth / 170));
+    await vegaEmbed(place, spec, options);
   }
   document.documentElement.dataset.drawn = "true";
 })();

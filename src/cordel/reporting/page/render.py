@@ -3,8 +3,9 @@
 import base64
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ from cordel.runtime.params import LOADER
 
 HERE = Path(__file__).parent
 COMPARABLE = ("thesis",)  # profiles of the thesis' data and sizes
-CLAIMS = ("sample", "smoke", "ptbr", "thesis")  # profiles of which texts.yaml says what they may claim
+CLAIMS = (
+    "sample",
+    "smoke",
+    "ptbr",
+    "thesis",
+)  # profiles of which texts.yaml says what they may claim
 SECTIONS = (
     *("board", "pareto", "curves", "tokenizers", "samples", "guardrails"),
     *("answers", "ten", "overlap", "costs", "thesis", "provenance"),
@@ -50,50 +56,42 @@ class Language:
 
 LANGUAGES = (
     Language(code="en", key="en", file="index.html", comma=False, audit="report.md"),
-    Language(
-        code="pt-BR", key="pt", file="index.pt-BR.html", comma=True, audit="report.pt-BR.md"
-    ),
+    Language(code="pt-BR", key="pt", file="index.pt-BR.html", comma=True, audit="report.pt-BR.md"),
 )
 
 
-def render(run: Run, out: Path, *, audit: str = "../audit") -> None:
-    """Write the page of ``run`` in each language to the folder ``out``.
+def render(run: Run, pages: Sequence[Path], *, audit: str = "../audit") -> None:
+    """Write the page of ``run`` in each language.
 
     Args:
         run: The files; a section whose files are not there says so in a sentence.
-        out: The folder.
-        audit: The folder of the audit's reports, as seen from the page.
+        pages: What to write, one file a language, in the order of LANGUAGES.
+        audit: The folder of the audit's reports, as seen from the pages.
 
     Raises:
-        ArtifactError: A file is broken.
+        ArtifactError: A file is broken; nothing is written.
     """
-    pages = {language: page(run, language, audit=audit) for language in LANGUAGES}
-    for language, html in pages.items():
-        write_text(out / language.file, html)
+    made = [page(run, language, audit=audit) for language in LANGUAGES]
+    for path, html in zip(pages, made, strict=True):
+        write_text(path, html)
 
 
 def render_folder(results: Path, out: Path, *, audit: Path = Path("audit")) -> None:
-    """Write the page of a folder that `cordel publish-results` filled, or of the project's root.
+    """Write the page of a folder that `cordel publish-results` filled.
 
     Raises:
         InputError: The folder is no such folder.
     """
     if not (results / "metrics/leaderboard.json").is_file():
         raise InputError(
-            f"{results}: no metrics/leaderboard.json in it; give a folder such as results/ptbr, "
-            "or run `dvc repro` first"
+            f"{results}: no metrics/leaderboard.json in it; give a folder that `cordel "
+            "publish-results` filled, such as results/ptbr"
         )
-    folders = ("metrics", "plots", "samples", "data/samples")
-    paths = [path for folder in folders for path in sorted((results / folder).rglob("*.*"))]
-    paths += [results / name for name in ("answers.jsonl", "params.yaml", "dvc.lock")]
-    files = {p.relative_to(results).as_posix(): p for p in paths if p.is_file()}
-    files = {name: path for name, path in files.items() if not path.name.startswith(".")}
-    found = [path for path in sorted((audit / "results").glob("*.json")) if path.is_file()]
-    render(Run(files | {path.as_posix(): path for path in found}), out, audit=_link(audit, out))
-
-
-def _link(folder: Path, seen_from: Path) -> str:
-    return Path(*[".."] * len(seen_from.resolve().relative_to(Path.cwd()).parts), folder).as_posix()
+    paths = [path for path in sorted(results.rglob("*.*")) if path.is_file()]
+    files = {path.relative_to(results).as_posix(): path for path in paths}
+    files |= {path.as_posix(): path for path in sorted((audit / "results").glob("*.json"))}
+    pages = [out / language.file for language in LANGUAGES]
+    render(Run(files), pages, audit=Path(os.path.relpath(audit, out)).as_posix())
 
 
 def page(run: Run, language: Language, *, audit: str = "../audit") -> str:
@@ -140,9 +138,10 @@ def contents(run: Run) -> dict[str, Any]:
     profile = run.read("params.yaml")["profile"]
     rows = sections.ranking(run)
     answers = _optional(run, "metrics/answers.json")
-    ten = _optional(run, "answers.jsonl")
+    ten = _optional(run, run.answers)
     ledgers = sections.training_ledgers(run)
     figures = _optional(run, "audit/results/figures.json")
+    leakage = _optional(run, "metrics/leakage.json")
     scored = sections.scored(answers) if answers else []
     last = next(reversed(ledgers.values()), None)
     return {
@@ -168,9 +167,8 @@ def contents(run: Run) -> dict[str, Any]:
         "adaptation": _optional(run, "metrics/adaptation.json"),
         "ten": [row for row in ten or () if row.get("example") is None],
         "examples": {row["example"].raw: row for row in ten or () if row.get("example")},
-        "overlaps": sections.overlaps(run.read("metrics/leakage.json"))
-        if run.has("metrics/leakage.json")
-        else [],
+        "overlaps": sections.overlaps(leakage) if leakage else [],
+        "clean_scores": sections.clean_scores(leakage) if leakage else [],
         "audit": _optional(run, "audit/results/answers.json"),
         "published": _published(figures),
         "thesis_runs": sorted(
@@ -221,7 +219,9 @@ def _published(figures: Sourced | None) -> dict[str, dict[str, Sourced]]:
 
 
 def _copying(answer: sections.Answer | None, t: Any) -> Markup:
-    ahead = [t(f"task.{task}").lower() for task, yes in answer.copying.items() if yes] if answer else []
+    ahead = (
+        [t(f"task.{task}").lower() for task, yes in answer.copying.items() if yes] if answer else []
+    )
     if not ahead:
         return Markup("")
     *most, last = ahead

@@ -15,8 +15,14 @@ from cordel.runtime.params import LOADER
 class Run:
     """Reads files at most once each. What a run need not have is asked for with ``has``."""
 
-    def __init__(self, files: Mapping[str, Path]) -> None:
-        """Read ``files``, path by name, and no others: a stage reads what dvc.yaml lists."""
+    def __init__(self, files: Mapping[str, Path], *, answers: str = "answers.jsonl") -> None:
+        """Read ``files``, path by name, and no others: a stage reads what dvc.yaml lists.
+
+        Args:
+            files: Each by the name under which the page cites it.
+            answers: The name of the answers to show.
+        """
+        self.answers = answers
         self._files = dict(files)
         self._read: dict[str, Sourced] = {}
 

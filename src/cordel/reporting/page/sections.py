@@ -19,7 +19,6 @@ FAMILIES = {
     "v7": re.compile(r"v7"),
 }
 NOISE = ("uniform", "unigram", "shuffled", "early")
-KINDS = ("exact", "near", "contained", "overlapping")
 COMPARED = ("sft-base", "cpt-base", "cpt_sft-base", "sft-copy", "instruct_sft-instruct")
 
 
@@ -196,6 +195,15 @@ def overlaps(leakage: Sourced) -> list[tuple[str, str, Sourced]]:
     ]
 
 
+def clean_scores(leakage: Sourced) -> list[tuple[str, Sourced]]:
+    """Return bits per byte of the test documents with and without overlap, if there are both."""
+    counts = leakage.get("test", "train")
+    if counts is None or not counts["overlapping"].raw or not counts["clean"].raw:
+        return []
+    scores = counts.get("scores")
+    return sorted(scores.pairs(), key=lambda pair: pair[1]["clean"].raw) if scores else []
+
+
 def training_ledgers(run: Run) -> dict[str, Sourced]:
     """Return the last attempt of each training, by its stage."""
     found: dict[str, Sourced] = {}
@@ -212,7 +220,11 @@ def output_hash(run: Run, stage: str) -> Sourced | None:
     if not run.has("dvc.lock"):
         return None
     outs = run.read("dvc.lock")["stages"].get(stage)
-    made = [out for out in outs["outs"] if out.get("md5") and "data/" in out["path"].raw] if outs else []
+    made = (
+        [out for out in outs["outs"] if out.get("md5") and "data/" in out["path"].raw]
+        if outs
+        else []
+    )
     return made[0]["md5"] if made else None
 
 

@@ -17,7 +17,9 @@ from cordel.runtime.console import duration
 from cordel.runtime.errors import ArtifactError
 
 # Marks that turn the direction of what follows, and would do so beyond the end of a text.
-DIRECTIONS = {chr(code) for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+DIRECTIONS = {
+    chr(code) for code in (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
 FORM = re.compile(r"(\+?)(\d)(%|M|B)?(s)?")
 
 
@@ -43,8 +45,9 @@ class Sourced:
         return None if found.raw is None else found
 
     def __bool__(self) -> bool:
-        """Say whether there is anything in it."""
-        return bool(self.raw)
+        """Say whether there is anything in it: zero is something, false and nothing are not."""
+        number = isinstance(self.raw, int | float) and not isinstance(self.raw, bool)
+        return number or bool(self.raw)
 
     def __iter__(self) -> Iterator["Sourced"]:
         """Yield the items of a list."""
@@ -67,7 +70,8 @@ class Writer:
         Args:
             value: A number, or None for what was not measured.
             form: Decimals, after ``+`` with a sign; ``%``: of a hundred, ``M``, ``B``: in
-                millions, in billions; then ``s``: so many significant digits. ``time``: hours, as people say them.
+                millions, in billions; then ``s``: so many significant digits.
+                ``time``: hours, as people say them.
 
         Raises:
             ArtifactError: There is no number.
@@ -120,7 +124,7 @@ def text(value: Sourced | None, chars: int | None = None) -> Markup:
 def quoted(value: Sourced) -> Markup:
     """Return what a model or a person wrote, in isolation: nothing in it is markup or acts."""
     return Markup('<bdi class="quoted" dir="auto" data-source="{}">{}</bdi>').format(
-        value.source, escape(visible(str(value.raw)))
+        value.source, escape(visible(str(value.raw)).strip())
     )
 
 
