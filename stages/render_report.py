@@ -27,11 +27,12 @@ def main() -> None:
     )
     args = parser.parse_args()
     profile = read_section("profile", kind=str)
-    write_jsonl(args.shown, chosen_answers(args.answers))
-    files = {path.as_posix(): path for path in [*args.files, args.shown, PARAMS]}
+    answers = list(chosen_answers(args.answers))
+    files = {path.as_posix(): path for path in [*args.files, PARAMS]}
     if args.lock.exists():
         files["dvc.lock"] = args.lock
-    render(Run(files, answers=args.shown.as_posix()), args.pages)
+    render(Run(files, {args.shown.as_posix(): answers}), args.pages)
+    write_jsonl(args.shown, answers)
     log.info("the report of profile %s: %s, %s", profile, *args.pages)
 
 

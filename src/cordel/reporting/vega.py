@@ -1,6 +1,9 @@
 """Vega without a network: the scripts that draw charts, as vl-convert bundles them."""
 
+from functools import cache
 
+
+@cache
 def vega_script(version: str) -> str:
     """Return a script that sets ``window.vegaEmbed``, 0.9 MB that can stand inside a page.
 

@@ -30,6 +30,7 @@ CLAIMS = (
     "ptbr",
     "thesis",
 )  # profiles of which texts.yaml says what they may claim
+ANSWERS = ("reports/answers.jsonl", "answers.jsonl")  # those to show, of a run or of results/
 SECTIONS = (
     *("board", "pareto", "curves", "tokenizers", "samples", "guardrails"),
     *("answers", "ten", "overlap", "costs", "thesis", "provenance"),
@@ -135,10 +136,11 @@ def read_texts(key: str) -> dict[str, str]:
 
 def contents(run: Run) -> dict[str, Any]:
     """Return what the page shows: nothing of it depends on the language."""
+    answers_shown = next((name for name in ANSWERS if run.has(name)), ANSWERS[0])
     profile = run.read("params.yaml")["profile"]
     rows = sections.ranking(run)
     answers = _optional(run, "metrics/answers.json")
-    ten = _optional(run, run.answers)
+    ten = _optional(run, answers_shown)
     ledgers = sections.training_ledgers(run)
     figures = _optional(run, "audit/results/figures.json")
     leakage = _optional(run, "metrics/leakage.json")

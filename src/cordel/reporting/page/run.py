@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,20 +16,19 @@ from cordel.runtime.params import LOADER
 class Run:
     """Reads files at most once each. What a run need not have is asked for with ``has``."""
 
-    def __init__(self, files: Mapping[str, Path], *, answers: str = "answers.jsonl") -> None:
+    def __init__(self, files: Mapping[str, Path], made: Mapping[str, Any] | None = None) -> None:
         """Read ``files``, path by name, and no others: a stage reads what dvc.yaml lists.
 
         Args:
             files: Each by the name under which the page cites it.
-            answers: The name of the answers to show.
+            made: What will be written under a name, and is not yet.
         """
-        self.answers = answers
         self._files = dict(files)
-        self._read: dict[str, Sourced] = {}
+        self._read = {name: Sourced(value, f"{name}#") for name, value in (made or {}).items()}
 
     def has(self, name: str) -> bool:
         """Say whether there is anything in a file: that of an arm without a base is empty."""
-        return name in self._files and bool(self.read(name))
+        return name in {*self._files, *self._read} and bool(self.read(name))
 
     def below(self, folder: str) -> dict[str, Sourced]:
         """Return what is in each file of a folder that has anything, by its stem, in order."""
@@ -51,10 +51,9 @@ def _value(path: Path) -> object:
         return list(read_jsonl(path))
     if path.suffix == ".csv":
         with reading(path):
-            rows = csv.DictReader(StringIO(path.read_text(encoding="utf-8"), newline=""))
-            return [
-                {key: float(cell) if cell else None for key, cell in row.items()} for row in rows
-            ]
+            header, *rows = csv.reader(StringIO(path.read_text(encoding="utf-8"), newline=""))
+            cells = [[float(cell) if cell else None for cell in row] for row in rows]
+            return [dict(zip(header, row, strict=True)) for row in cells]
     if path.suffix in (".yaml", ".lock"):
         with reading(path):
             return yaml.load(path.read_text(encoding="utf-8"), LOADER)  # noqa: S506  (a safe one)

@@ -31,9 +31,17 @@ class Sourced:
     source: str
 
     def __getitem__(self, key: str | int) -> "Sourced":
-        """Return what is below; a key that an object lacks is the file's fault, and says so."""
+        """Return what is below.
+
+        Raises:
+            ArtifactError: There is no such key, or nothing that could have one.
+        """
         name = str(key).replace("~", "~0").replace("/", "~1")
-        return Sourced(self.raw[key], f"{self.source}/{name}")
+        try:
+            return Sourced(self.raw[key], f"{self.source}/{name}")
+        except (TypeError, IndexError):
+            found = f"{self.raw!r:.40} has no {key!r}"
+            raise ArtifactError(f"{self.source}: {found}; run `dvc repro`") from None
 
     def get(self, *keys: str) -> "Sourced | None":
         """Return what is below ``keys``, None where a file may leave it out."""
@@ -51,11 +59,19 @@ class Sourced:
 
     def __iter__(self) -> Iterator["Sourced"]:
         """Yield the items of a list."""
-        return (self[place] for place in range(len(self.raw)))
+        return (self[place] for place in range(len(self._checked(list))))
 
     def pairs(self) -> Iterator[tuple[str, "Sourced"]]:
         """Yield the keys of an object with their values."""
-        return ((key, self[key]) for key in self.raw)
+        return ((key, self[key]) for key in self._checked(dict))
+
+    def _checked(self, kind: type) -> Any:
+        if not isinstance(self.raw, kind):
+            names = {dict: "an object", list: "a list"}
+            raise ArtifactError(
+                f"{self.source}: {self.raw!r:.40}, expected {names[kind]}; run `dvc repro`"
+            )
+        return self.raw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
