@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,7 @@ def _names(rows: Iterable[sections.Row]) -> Markup:
     return Markup(", ").join(shown.format(row.name) for row in rows)
 
 
+@cache
 def _environment(writer: Writer) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(HERE),
