@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from cordel.reporting.page.run import Run
+from cordel.runtime.files import write_json
 
 ROOT = Path(__file__).parents[1]
+HOSTILE = "</script><img src=x onerror=alert(1)> \u202eoirártnoc\u0000\u0007 <b>&amp;</b>"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 AUDIT = ("audit/results/answers.json", "audit/results/figures.json")
 
@@ -24,6 +26,28 @@ def files_of(folder: Path) -> dict[str, Path]:
     paths += [folder / name for name in names]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}
     return found | {name: ROOT / name for name in AUDIT}
+
+
+def with_hostile_texts(folder: Path, made: Path) -> dict[str, Path]:
+    """Return the files of a run in which a model, a tokenizer and a name try to act.
+
+    What differs from ``folder`` is written to ``made``.
+    """
+    files = files_of(folder)
+    samples = json.loads(files["samples/v7.json"].read_text("utf-8"))
+    for sample in samples["samples"]:
+        sample |= {"text": HOSTILE, "prompt": HOSTILE}
+    tokenizer = json.loads(files["metrics/tokenizers/unigram_v7.json"].read_text("utf-8"))
+    board = json.loads(files["metrics/leaderboard.json"].read_text("utf-8"))
+    changed = {
+        "samples/v7.json": samples,
+        "metrics/tokenizers/unigram_v7.json": tokenizer | {"unwritable": HOSTILE},
+        "metrics/leaderboard.json": board | {"x<img src=x>": board["v7"]},
+    }
+    for name, content in changed.items():
+        write_json(made / name, content)
+        files[name] = made / name
+    return files | {"metrics/lm/x<img src=x>.json": files["metrics/lm/v7.json"]}
 
 
 def run_of(folder: Path) -> Run:

@@ -29,7 +29,16 @@ from cordel.reporting.page.values import Sourced, Writer, quoted, visible
 from cordel.runtime.console import duration
 from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import write_json
-from tests.pages import ROOT, Element, colours, files_of, parsed, run_of, value_at
+from tests.pages import (
+    ROOT,
+    Element,
+    colours,
+    files_of,
+    parsed,
+    run_of,
+    value_at,
+    with_hostile_texts,
+)
 
 HERE = Path(rendering.__file__).parent
 FOLDERS = {"sample": ROOT, "ptbr": ROOT / "results/ptbr"}
@@ -39,7 +48,6 @@ NAMES = re.compile(
     r"\b(?:train_lm@|adapt_sft@|score_lm@|sample_lm@|sample_early@|train_tokenizer@)?"
     r"(?:v[1-7]\w*|bpe\w+|unigram\w+)\b|\bF1\b|95 %"
 )
-HOSTILE = "</script><img src=x onerror=alert(1)> \u202eoirártnoc\u0000\u0007 <b>&amp;</b>"
 
 
 @cache
@@ -326,29 +334,15 @@ def test_an_arm_that_was_not_run_is_left_out() -> None:
 
 
 def test_a_hostile_text_stays_text(tmp_path: Path) -> None:
-    files = files_of(FOLDERS["ptbr"])
-    for name in ("samples/v7.json", "metrics/tokenizers/unigram_v7.json"):
-        content = json.loads(files[name].read_text("utf-8"))
-        if "samples" in content:
-            content["samples"][0] |= {"text": HOSTILE, "prompt": HOSTILE}
-        else:
-            content["unwritable"] = HOSTILE
-        write_json(tmp_path / name, content)
-        files[name] = tmp_path / name
-    files[f"metrics/lm/{'x</script>'}.json"] = files["metrics/lm/v7.json"]
-    board = json.loads(files["metrics/leaderboard.json"].read_text("utf-8"))
-    write_json(tmp_path / "board.json", board | {"x</script>": board["v7"]})
-    files["metrics/leaderboard.json"] = tmp_path / "board.json"
-
-    found = page(Run(files), ENGLISH)
+    found = page(Run(with_hostile_texts(FOLDERS["ptbr"], tmp_path)), ENGLISH)
 
     assert found.count("<script") == found.count("</script>") == 3
     assert parsed(found).all("img") == []
     assert "\u202e" not in found
     assert "\u0000" not in found
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; ⟨U+202E⟩oirártnoc␀␇" in found
-    assert "≥ x" not in found
-    assert {row["name"] for row in rows_of(drawings(found)["specs"]["ranking"])} > {"x</script>"}
+    names = {row["name"] for row in rows_of(drawings(found)["specs"]["ranking"])}
+    assert "x<img src=x>" in names
 
 
 def test_a_broken_file_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
