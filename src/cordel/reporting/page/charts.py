@@ -44,8 +44,6 @@ CONFIG = {
         "symbolSize": 90,
         "symbolStrokeWidth": 2,
         "orient": "top",
-        # From the left edge of the chart, not of its axis: a phone has no room to lose.
-        "layout": {"top": {"anchor": "start", "bounds": "full"}},
         "labelLimit": 220,
     },
     "text": {"color": "var(--ink)"},
@@ -104,7 +102,7 @@ def ranking(rows: Sequence[Row], t: Labels) -> dict[str, Any]:
         shape=_shapes(shown, t),
         tooltip=_tips(t, name="name", bits="bits", low="low", high="high"),
     )
-    return _sized(lines + interval + points, 23 * len(data))
+    return _sized(points + interval + lines, 23 * len(data))
 
 
 def pareto(rows: Sequence[Row], best: Sequence[Row], key: str, t: Labels) -> dict[str, Any]:
@@ -137,7 +135,7 @@ def pareto(rows: Sequence[Row], best: Sequence[Row], key: str, t: Labels) -> dic
         opacity=_chosen(),
         tooltip=_tips(t, name="name", bits="bits", hours="hours", usd="usd"),
     )
-    return _sized(line + points + names.encode(text="name:N"), 320)
+    return _sized(points + line + names.encode(text="name:N"), 320)
 
 
 def curves(
@@ -158,7 +156,7 @@ def curves(
     scale: dict[str, Any] = {"domain": [t[f"family.{key}"] for key in present]}
     base = alt.Chart(alt.InlineData(values=data)).encode(
         x=alt.X("x:Q", title=t[f"axis.{x}"]).axis(format="~s", grid=False, tickCount=6),
-        y=alt.Y("y:Q", title=t[f"axis.{y}"], scale=alt.Scale(type="log", nice=True)).axis(
+        y=alt.Y("y:Q", title=t[f"axis.{y}"], scale=alt.Scale(type="log", nice=False)).axis(
             format="~g"
         ),
         detail="name:N",
@@ -288,7 +286,7 @@ def answers(rows: Iterable[tuple[str, Sourced]], task: str, t: Labels) -> dict[s
     points = base.mark_point(filled=True, size=80).encode(
         x=x, tooltip=_tips(t, name="name", mean="mean", low="low", high="high")
     )
-    return _sized(interval + points, 26 * len(data), "kind")
+    return _sized(points + interval, 26 * len(data), "kind")
 
 
 def _called(row: Row, t: Labels) -> str:
@@ -338,6 +336,9 @@ def _tips(t: Labels, **fields: str) -> list[alt.Tooltip]:
 
 
 def _sized(chart: Any, height: int, field: str | None = "family") -> dict[str, Any]:
-    """Return the chart as Vega-Lite, as wide as the page lets it be."""
+    """Return the chart as Vega-Lite, as wide as the page lets it be.
+
+    A legend can be clicked where the first layer has its field.
+    """
     selected = chart.add_params(_selection(field)) if field else chart
     return selected.properties(width="container", height=height).to_dict()

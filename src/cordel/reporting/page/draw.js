@@ -8,8 +8,10 @@
   };
   for (const [name, spec] of Object.entries(charts.specs)) {
     const place = document.getElementById(`chart-${name}`);
-    // A legend wraps no names: as many stand in a row as there is room for.
-    charts.config.legend.columns = Math.max(1, Math.floor(place.clientWidth / 170));
+    // A legend wraps no names: as many stand in a row as there is room for beside the axis.
+    const { y } = (spec.layer?.[0] ?? spec).encoding;
+    const room = place.clientWidth - (y.type === "nominal" ? 160 : 50);
+    charts.config.legend.columns = Math.max(1, Math.floor(room / 155));
     await vegaEmbed(place, spec, options);
   }
   document.documentElement.dataset.drawn = "true";
