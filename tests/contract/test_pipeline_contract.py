@@ -227,11 +227,24 @@ def test_generating_needs_nothing_that_scoring_needs():
         assert not {d for d in code_deps(STAGES[f"generate_answers@{arm}"]) if "evaluation" in d}
 
 
-def test_the_curves_plot_lists_every_run():
-    (curves,) = (
-        p["Validation bits per byte"] for p in PIPELINE["plots"] if "Validation bits per byte" in p
-    )
-    assert set(curves["y"]) == {f"plots/curves/{run}.csv" for run in PARAMS["models"]}
+@pytest.mark.parametrize(
+    ("title", "folder", "names"),
+    [
+        ("Validation bits per byte", "curves", RUNS),
+        ("Evaluation loss of the adapted models", "adaptation", ARMS - {"base", "instruct"}),
+    ],
+)
+def test_plots_of_all_curves_list_every_one(title: str, folder: str, names: set[str]):
+    (curves,) = (plot[title] for plot in PIPELINE["plots"] if title in plot)
+    assert set(curves["y"]) == {f"plots/{folder}/{name}.csv" for name in names}
+
+
+def test_every_plot_has_a_title_and_named_axes():
+    plots = [out for stage in STAGES.values() for out in stage.outs if out.plot]
+    assert len(plots) == len(RUNS) + 4 + 1
+    for out in plots:
+        assert {"title", "x_label"} <= out.plot.keys(), out.def_path
+        assert out.plot["template"] in ("simple", "bar_horizontal_sorted")
 
 
 def test_a_stage_imports_cordel_from_its_own_tree():
