@@ -244,7 +244,7 @@ def test_every_plot_has_a_title_and_named_axes():
     assert len(plots) == len(RUNS) + 4 + 1
     for out in plots:
         assert {"title", "x_label"} <= out.plot.keys(), out.def_path
-        assert out.plot["template"] in ("simple", "bar_horizontal_sorted")
+        assert out.plot["template"] in ("simple", "leaderboard")
 
 
 def test_a_stage_imports_cordel_from_its_own_tree():
