@@ -329,8 +329,19 @@ def test_what_a_run_lacks_is_said_in_a_sentence(missing: str, said: str) -> None
     assert said in found.text
 
 
+def test_a_run_that_was_not_ranked_is_left_out_but_not_all_of_them(tmp_path: Path) -> None:
+    lm, board = tmp_path / "v8.json", tmp_path / "board.json"
+    write_json(lm, {"nats": 1})
+    files = files_of(ROOT) | {"metrics/lm/v8.json": lm}
+    assert "v8" not in {row.name for row in ranking(Run(files))}
+    write_json(board, {})
+    with pytest.raises(ArtifactError, match=r"leaderboard\.json#: none of the runs is in it"):
+        ranking(Run(files | {"metrics/leaderboard.json": board}))
+
+
 def test_an_arm_that_was_not_run_is_left_out() -> None:
     assert {row.name for row in ranking(run_of(ROOT))} & {"instruct", "instruct_sft"} == set()
+    assert "No instruction model is configured" in tree("sample", ENGLISH).text
 
 
 def test_a_hostile_text_stays_text(tmp_path: Path) -> None:

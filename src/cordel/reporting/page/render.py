@@ -153,6 +153,7 @@ def contents(run: Run) -> dict[str, Any]:
         "claim": f"claim.{profile.raw if profile.raw in CLAIMS else 'other'}",
         "comparable": profile.raw in COMPARABLE,
         "family": sections.family,
+        "arm_order": sections.ARMS,
         "tasks": sections.TASKS,
         "rows": rows,
         "answer": sections.answer(run, rows),

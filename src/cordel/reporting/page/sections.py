@@ -7,6 +7,7 @@ from typing import Any
 
 from cordel.reporting.page.run import Run
 from cordel.reporting.page.values import Sourced
+from cordel.runtime.errors import ArtifactError
 
 ARMS = ("base", "cpt", "sft", "cpt_sft", "instruct", "instruct_sft")
 BASELINES = ("copy", "lead1", "empty")
@@ -69,7 +70,13 @@ def family(name: str) -> str:
 
 
 def ranking(run: Run) -> list[Row]:
-    """Return runs, arms and reference lines, best first."""
+    """Return runs, arms and reference lines, best first.
+
+    A run that no join names, such as one of `dvc exp run -S +models.v8=…`, was not ranked.
+
+    Raises:
+        ArtifactError: None of the runs was ranked.
+    """
     scores = run.below("metrics/lm")
     references = scores.pop("references", None)
     board = run.read("metrics/leaderboard.json")
@@ -85,7 +92,10 @@ def ranking(run: Run) -> list[Row]:
             guardrail=guardrails.get(name),
         )
         for name, lm in scores.items()
+        if board.get(name) is not None
     ]
+    if scores and not rows:
+        raise ArtifactError(f"{board.source}: none of the runs is in it; run `dvc repro rank_lm`")
     if references is not None:
         rows += [Row(name=name, family="reference", score=s) for name, s in references.pairs()]
     return sorted(rows, key=lambda row: (row.bits, row.name))
