@@ -39,7 +39,9 @@ def with_hostile_texts(folder: Path, made: Path) -> dict[str, Path]:
         sample |= {"text": HOSTILE, "prompt": HOSTILE}
     tokenizer = json.loads(files["metrics/tokenizers/unigram_v7.json"].read_text("utf-8"))
     board = json.loads(files["metrics/leaderboard.json"].read_text("utf-8"))
+    lines = json.loads(files["metrics/lm/references.json"].read_text("utf-8"))
     changed = {
+        "metrics/lm/references.json": lines | {HOSTILE: lines["xz"]},
         "samples/v7.json": samples,
         "metrics/tokenizers/unigram_v7.json": tokenizer | {"unwritable": HOSTILE},
         "metrics/leaderboard.json": board | {"x<img src=x>": board["v7"]},

@@ -30,6 +30,7 @@ from cordel.runtime.console import duration
 from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import write_json
 from tests.pages import (
+    HOSTILE,
     ROOT,
     Element,
     colours,
@@ -353,7 +354,7 @@ def test_a_hostile_text_stays_text(tmp_path: Path) -> None:
     assert "\u0000" not in found
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt; ⟨U+202E⟩oirártnoc␀␇" in found
     names = {row["name"] for row in rows_of(drawings(found)["specs"]["ranking"])}
-    assert "x<img src=x>" in names
+    assert {"x<img src=x>", visible(HOSTILE)} <= names
 
 
 def test_a_broken_file_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
@@ -421,6 +422,7 @@ def test_the_frontier_is_what_no_other_beats_in_both(tmp_path: Path) -> None:
         ("v3", "characters"),
         ("v4k_bf_ep2", "subwords"),
         ("v5b_long", "transformer"),
+        ("v6_rc16k_v5b", "transformer"),
         ("v7", "v7"),
         ("cpt_sft", "adapted"),
         ("v8", "other"),

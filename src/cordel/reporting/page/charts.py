@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 
 from cordel.reporting.page.sections import NOISE, TASKS, Row
-from cordel.reporting.page.values import Sourced
+from cordel.reporting.page.values import Sourced, visible
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 FAMILIES = ("characters", "subwords", "transformer", "v7", "adapted", "other", "reference")
@@ -59,7 +59,7 @@ class Labels:
 
     def __getitem__(self, key: str) -> str:
         """Return a text; names that no text translates stay as they are."""
-        return self.texts.get(key, key.rpartition(".")[2])
+        return self.texts.get(key, visible(key.partition(".")[2]))
 
 
 def datum(**fields: Sourced | str | bool | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from cordel.reporting.page import charts, sections
 from cordel.reporting.page.run import Run
@@ -106,8 +106,9 @@ def page(run: Run, language: Language, *, audit: str = "../audit") -> str:
     (other,) = (each for each in LANGUAGES if each != language)
 
     def t(key: str, **values: Any) -> Markup:
-        found = texts[key] if key in texts else words[key]
-        return Markup(found).format(**values)  # noqa: S704  (of texts.yaml; values are escaped)
+        if key not in texts:  # a name of the run's own
+            return escape(words[key])
+        return Markup(texts[key]).format(**values)  # noqa: S704  (values are escaped)
 
     link = Markup('<a href="{0}/{1}">audit/{1}</a>').format(audit, language.audit)
     environment = _environment(Writer(comma=language.comma))
