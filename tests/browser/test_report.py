@@ -141,6 +141,7 @@ def test_figures_say_where_they_are_from_and_keys_reach_everything(
     figure = page.locator(".tiles data").first
     figure.hover()
     assert figure.get_attribute("title") == "metrics/leaderboard.json#/v7/bits_per_byte"
+    page = opened(pages / FILES[0], PHONE).page
     scrolling = "e => e.scrollWidth > e.clientWidth && e.tabIndex !== 0"
     boxes = page.locator(".scroll, pre")
     assert not any(boxes.nth(n).evaluate(scrolling) for n in range(boxes.count()))
