@@ -16,7 +16,7 @@ from cordel.runtime.files import write_json
 ROOT = Path(__file__).parents[1]
 HOSTILE = "</script><img src=x onerror=alert(1)> \u202eoirártnoc\u0000\u0007 <b>&amp;</b>"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
-AUDIT = ("audit/results/answers.json", "audit/results/figures.json")
+AUDIT = tuple(f"audit/results/{name}.json" for name in ("answers", "figures", "guardrails"))
 
 
 def files_of(folder: Path) -> dict[str, Path]:

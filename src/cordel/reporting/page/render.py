@@ -176,6 +176,8 @@ def contents(run: Run) -> dict[str, Any]:
         "clean_scores": sections.clean_scores(leakage) if leakage else [],
         "audit": _optional(run, "audit/results/answers.json"),
         "published": _published(figures),
+        "published_loss": sections.published(figures, "intrinsic") if figures else {},
+        "published_ratios": _optional(run, "audit/results/guardrails.json"),
         "thesis_runs": sorted(
             (row for row in sections.from_scratch(rows) if row.family != "v7"),
             key=lambda row: row.name,
@@ -217,10 +219,12 @@ def _optional(run: Run, name: str) -> Sourced | None:
 
 
 def _published(figures: Sourced | None) -> dict[str, dict[str, Sourced]]:
+    """Return what the thesis prints of each run from scratch, and what its training cost."""
     if figures is None:
         return {}
+    costs = sections.published(figures, "costs")
     parts = [sections.published(figures, section) for section in TRACK_1]
-    return {row: columns for part in parts for row, columns in part.items()}
+    return {row: columns | costs.get(row, {}) for part in parts for row, columns in part.items()}
 
 
 def _copying(answer: sections.Answer | None, t: Any) -> Markup:
