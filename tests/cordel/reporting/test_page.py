@@ -288,11 +288,11 @@ def test_only_the_profile_of_the_thesis_sets_published_figures_beside_its_own(
     params.write_text("profile: thesis\n", "utf-8")
     thesis = parsed(page(Run(files | {"params.yaml": params}), ENGLISH)).text
     assert "stand beside ours" in thesis
-    assert "Perplexity, Published" in thesis
+    assert "Perplexity, published" in thesis
     assert "75.83" in thesis
     other = tree("sample", ENGLISH).text
     assert "may not be compared with the published ones" in other
-    assert "Perplexity, Published" not in other
+    assert "Perplexity, published" not in other
 
 
 # --- What a run may lack, and what a file may hold ------------------------------------------------
