@@ -377,6 +377,8 @@ def test_a_file_of_the_folder_is_read_and_no_other(tmp_path: Path) -> None:
     run = Run({}, {"answers.jsonl": [{"f1": 0.5}]})
     assert run.read("answers.jsonl")[0]["f1"] == Sourced(0.5, "answers.jsonl#/0/f1")
     assert not run.has("metrics/answers.json")
+    with pytest.raises(ArtifactError, match=r"params\.yaml: no such file among those of the run"):
+        page(without(r"params\.yaml"), ENGLISH)
     with pytest.raises(InputError, match=r"no metrics/leaderboard\.json"):
         render_folder(tmp_path, tmp_path / "out")
 

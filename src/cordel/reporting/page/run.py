@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from cordel.reporting.page.values import Sourced
+from cordel.runtime.errors import ArtifactError
 from cordel.runtime.files import read_json, read_jsonl, reading
 from cordel.runtime.params import LOADER
 
@@ -39,9 +40,11 @@ class Run:
         """Return the value of a file of JSON, JSON lines, CSV or YAML.
 
         Raises:
-            ArtifactError: It is broken.
+            ArtifactError: It is broken, or not among those of the run.
         """
         if name not in self._read:
+            if name not in self._files:
+                raise ArtifactError(f"{name}: no such file among those of the run; run `dvc repro`")
             self._read[name] = Sourced(_value(self._files[name]), f"{name}#")
         return self._read[name]
 
