@@ -77,13 +77,15 @@ class Clone:
         return self.run("git", "show", f"{ref}:{path}")
 
     def lock(self) -> dict[str, Any]:
-        """The lock's outs, without ledgers and costs: what two runs must agree on."""
+        """The lock's outs, but of what shows how long it took: what two runs must agree on."""
         stages = yaml.safe_load((self.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         return {
             f"{name}: {out['path']}": out.get("md5")
             for name, stage in stages.items()
             for out in stage["outs"]
-            if "ledger" not in out["path"] and out["path"] != "metrics/costs.json"
+            if "ledger" not in out["path"]
+            and out["path"] != "metrics/costs.json"
+            and not out["path"].startswith("reports/index")
         }
 
 

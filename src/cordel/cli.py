@@ -1,15 +1,38 @@
-"""The console command ``cordel``."""
+"""The console command ``cordel``: its verbs are in ``verbs/``."""
 
 import argparse
-import logging
-import math
-import sys
-from pathlib import Path
-from typing import Any
 
 from cordel.runtime.console import run_stage
-from cordel.runtime.errors import InputError, ParamsError, UserError
+from cordel.verbs import Verb
+from cordel.verbs.compare import COMPARE
+from cordel.verbs.estimate import ESTIMATE
+from cordel.verbs.guardrails import GUARDRAILS
+from cordel.verbs.play import PLAY
+from cordel.verbs.profile import PROFILE
+from cordel.verbs.publish import PUBLISH
+from cordel.verbs.repro import REPRO
+from cordel.verbs.results import PUBLISH_RESULTS, REPORT, RESULTS
+from cordel.verbs.runs import ADD_RUN, REMOVE_RUN
+from cordel.verbs.seeds import SEEDS
+from cordel.verbs.upkeep import OFFLINE_PLOTS, VERIFY
 
+VERBS: tuple[Verb, ...] = (  # in the order of --help
+    PROFILE,
+    ESTIMATE,
+    REPRO,
+    COMPARE,
+    SEEDS,
+    ADD_RUN,
+    REMOVE_RUN,
+    PLAY,
+    RESULTS,
+    PUBLISH_RESULTS,
+    REPORT,
+    PUBLISH,
+    GUARDRAILS,
+    OFFLINE_PLOTS,
+    VERIFY,
+)
 DESCRIPTION = """\
 Language models for Brazilian Portuguese: v1 to v7 from scratch, and an open model adapted.
 
@@ -30,107 +53,11 @@ examples:
   cordel publish v7 --to OWNER/REPO    show what would go to the Hugging Face hub; --yes sends it
   cordel play                          a page where every trained model continues your prompt
   cordel results                       render docs/results.md and the tables of other documents
+  cordel report --results results/ptbr --out reports/ptbr   that profile's report as a page
   cordel offline-plots && dvc plots show   pages that open without a network (`make setup` did it)
   cordel verify                        is what DVC keeps still what was written?
   cordel guardrails --tokenizer data/tokenizers/*/tokenizer.model --text FOLDER --out table.md
                                        what guardrails tell from noise, in text of your own
-"""
-ESTIMATE = """\
-Print what each stage of both tracks will take with the current params.yaml: tokens, time, memory,
-disk and USD. The machine is measured for that, in under a second. Seconds are also written to
-.ckpt/estimates.json, from where each stage's ledger takes them: `estimate_over_actual` in
-metrics/costs.json says how good they were. Counts of data that is not there yet are assumed.
-"""
-ESTIMATE_EXAMPLES = """\
-examples:
-  cordel estimate                                             on this machine
-  cordel profile thesis
-  cordel estimate --gpu "NVIDIA GeForce RTX 4090" --tflops 165  before that GPU is rented
-
-A GPU is priced by costs.usd_per_hour of params.yaml, under the name that nvidia-smi gives it; take
---tflops, dense bfloat16, from its data sheet (RTX 3090: 71, RTX 4090: 165, H100 SXM: 989).
-"""
-SEEDS = """\
-Train a run or an SFT arm with further seeds. First says what each will cost, by the ledgers of the
-default seed; then writes them into the section seeds of params.yaml, from which `dvc repro` runs
-them and nothing else. Without arguments: what the seeds that are there show, as Markdown.
-"""
-SEEDS_EXAMPLES = """\
-examples:
-  cordel seeds v7 43 44 && dvc repro     two further seeds of v7
-  cordel seeds sft 43 44 && dvc repro    two of the arm sft
-  cordel seeds                           each seed's figures, mean, standard deviation, extremes
-  cordel seeds --out docs/seeds.md       the same into a file
-  cordel seeds --remove v7-43
-"""
-
-ADD_RUN = """\
-Copy a run's block of params.yaml, and name the copy's files in dvc.yaml wherever all runs are
-joined: leaderboard, guardrails, leakage, costs, curves. Nothing is trained; comments and order
-stay. docs/add-a-version.md goes on from here.
-"""
-ADD_RUN_EXAMPLES = """\
-examples:
-  cordel add-run v8 --like v7          then edit models.v8 in params.yaml, and
-  cordel estimate                      what it will take
-  dvc repro                            train, score, sample and judge it, rank it with the others
-  cordel compare --models v7 v8        is it better, and is that more than chance?
-  cordel remove-run v8
-"""
-REPRO = """\
-Do what `dvc repro` does, with independent stages at once: only what is stale or follows from it,
-the longest way to the end first, each stage by a DVC of its own, with its output in logs/. A plain
-`dvc repro` ends it. Ctrl-C lets the stages that run save their checkpoints; the same command goes
-on from there. Each stage takes compute.threads threads and its own memory.
-"""
-REPRO_EXAMPLES = """\
-examples:
-  cordel repro --jobs 2                 two stages at once; `make repro JOBS=2` is the same
-  cordel repro --jobs 2 train_lm        the runs from scratch and what they need
-  cordel repro --gpus 0,1               one stage on each of two GPUs
-  cordel repro --gpus 0,1 --jobs 4      two on each
-"""
-COMPARE = """\
-Say what changed from A to B, by how much, whether it is more than chance, and what so many items
-could show. A and B are branches, tags, commits or DVC experiments, or `workspace` for the files as
-they are; with --models, two runs or arms of one revision. Only the scores of items that git tracks
-are read (metrics/items), so a clone without any data will do.
-"""
-COMPARE_EXAMPLES = """\
-examples:
-  cordel compare main HEAD                      this branch against main
-  cordel compare HEAD workspace                 what the last `dvc repro` changed
-  cordel compare main lilac-vole                an experiment of `dvc exp run`
-  cordel compare --models base sft              two arms: bits per byte, and the answers
-  cordel compare --models v5_main v7 --rev main --results results/ptbr
-  cordel compare main HEAD --json changes.json  the same as data
-"""
-PUBLISH = """\
-Push an exported model, an adapter or a clean corpus to the Hugging Face hub, with its card from
-data/cards. Without --yes nothing is sent: files, sizes, the card's front matter and the licences of
-the inputs are shown. Stale outs are refused, and so are weights of a gated base in a public
-repository. The token is your own (`hf auth login`, or HF_TOKEN). To keep a run's metrics in this
-repository, see `cordel publish-results`.
-"""
-PUBLISH_EXAMPLES = """\
-examples:
-  cordel publish v7                                    what would be sent
-  cordel publish v7 --to OWNER/v7 --yes                send it
-  cordel publish sft --base OWNER/v7 --to OWNER/sft    an adapter, and where its base is
-  cordel publish lossless --to OWNER/corpus --private  a clean corpus
-"""
-PLAY = """\
-Ask every trained model, side by side: v1 to v7 and the arms of track 2. Without --text and --score
-it serves a page on this machine, which makes no request elsewhere. Models that are not here are
-named with the command that trains them.
-"""
-PLAY_EXAMPLES = """\
-examples:
-  cordel play                                         the page
-  cordel play --text "Era uma vez" --models v1 v7     two continuations
-  cordel play --text "Qual é a capital?" --instruction --models base sft
-  cordel play --score texto.txt                       bits per byte of a text under each model
-  cordel play --score - < texto.txt
 """
 
 
@@ -143,368 +70,16 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    profile = verbs.add_parser("profile", help="merge an overlay of profiles/ into params.yaml")
-    profile.add_argument("name", help="smoke | ptbr | thesis")
-    estimate = verbs.add_parser(
-        "estimate",
-        help="say what each stage will take, before it runs",
-        description=ESTIMATE,
-        epilog=ESTIMATE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    estimate.add_argument("--gpu", metavar="NAME", help="a GPU that is not here, by its name")
-    estimate.add_argument("--tflops", metavar="X", type=float, help="its bfloat16 peak, in TFLOP/s")
-    compare = verbs.add_parser(
-        "compare",
-        help="say what changed between two revisions or models, and whether by chance",
-        description=COMPARE,
-        epilog=COMPARE_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    compare.add_argument("a", metavar="A", help="a revision; with --models, a run or arm")
-    compare.add_argument("b", metavar="B", help="what is compared with A")
-    compare.add_argument("--models", action="store_true", help="A and B are runs or arms")
-    compare.add_argument(
-        "--rev", metavar="REV", help="with --models: of which revision [workspace]"
-    )
-    compare.add_argument(
-        "--results", metavar="DIR", type=Path, default=Path(), help="where metrics/ is [.]"
-    )
-    compare.add_argument("--json", metavar="FILE", type=Path, help="write the same as data")
-    seeds = verbs.add_parser(
-        "seeds",
-        help="train a run or arm with further seeds, and show their spread",
-        description=SEEDS,
-        epilog=SEEDS_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    seeds.add_argument("name", nargs="?", help="a run of models, or sft or cpt_sft")
-    seeds.add_argument("seed", nargs="*", type=int)
-    seeds.add_argument("--remove", metavar="KEY", nargs="+", help="entries, such as v7-43")
-    seeds.add_argument("--out", metavar="FILE", type=Path, help="write the table here")
-    _add_verbs_of_runs(verbs)
-    repro = verbs.add_parser(
-        "repro",
-        help="`dvc repro` with independent stages at once, on one or more GPUs",
-        description=REPRO,
-        epilog=REPRO_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    repro.add_argument("targets", nargs="*", help="stages, as for dvc repro [all]")
-    repro.add_argument("--jobs", metavar="N", type=int, help="stages at once [2, or one a GPU]")
-    repro.add_argument("--gpus", metavar="0,1", default="", help="GPUs by nvidia-smi's numbers")
-    repro.add_argument(
-        "--keep-going", action="store_true", help="after a failure, run what does not depend on it"
-    )
-    keep = verbs.add_parser("publish-results", help="keep the current run under results/NAME")
-    keep.add_argument("name", help="the profile that was run")
-    publish, play = _publish_parser(verbs), _play_parser(verbs)
-    verbs.add_parser("results", help="render docs/results.md and the tables of other documents")
-    verbs.add_parser("offline-plots", help="make the pages of `dvc plots` open without a network")
-    verbs.add_parser("verify", help="hash the whole DVC cache and delete what a disk has damaged")
-    _guardrails_parser(verbs)
+    for verb in VERBS:
+        its_own = verbs.add_parser(
+            verb.name,
+            help=verb.help,
+            description=verb.description or f"{verb.help[0].upper()}{verb.help[1:]}.",
+            epilog=verb.examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_arguments(its_own)
     args = parser.parse_args()
-    if args.verb == "estimate" and (args.gpu is None) != (args.tflops is None):
-        estimate.error("--gpu and --tflops go together: a GPU's name and its bfloat16 peak")
-    if args.verb == "estimate" and args.tflops is not None and not 0 < args.tflops < math.inf:
-        estimate.error(f"--tflops is {args.tflops}, expected above 0 and finite")
-    if args.verb == "compare" and args.rev is not None and not args.models:
-        compare.error("--rev goes with --models; without it A and B are the revisions")
-    if args.verb == "repro" and args.jobs is not None and args.jobs < 1:
-        repro.error(f"--jobs is {args.jobs}, expected at least 1")
-    if args.verb == "publish" and args.yes and args.to is None:
-        publish.error("--yes wants to know where: --to OWNER/REPO")
-    if args.verb == "play" and args.instruction and args.text is None:
-        play.error("--instruction goes with --text")
-    if args.verb == "seeds" and sum(map(bool, (args.name, args.remove, args.out))) > 1:
-        seeds.error("a name with its seeds, --remove and --out do not go together")
-    if args.verb == "seeds" and args.name and not args.seed:
-        seeds.error(f"which seeds? such as: cordel seeds {args.name} 43 44")
-    run_stage(lambda: _run(args))
-
-
-def _add_verbs_of_runs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    add = verbs.add_parser(
-        "add-run",
-        help="begin a further run as a copy of another; then edit its block of params.yaml",
-        description=ADD_RUN,
-        epilog=ADD_RUN_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add.add_argument("name", metavar="NAME", help="of the new run, such as v8")
-    add.add_argument("--like", metavar="RUN", required=True, help="the run that is copied")
-    remove = verbs.add_parser("remove-run", help="take a run out of params.yaml and dvc.yaml")
-    remove.add_argument("name", metavar="NAME")
-
-
-def _guardrails_parser(verbs: Any) -> None:
-    guardrails = verbs.add_parser(
-        "guardrails", help="calibrate guardrails on a text, and say what they tell from noise"
-    )
-    guardrails.add_argument(
-        "--tokenizer", type=Path, nargs="+", required=True, metavar="FILE.model"
-    )
-    guardrails.add_argument("--text", required=True, metavar="FOLDER_OR_GLOB")
-    guardrails.add_argument("--out", type=Path, required=True, metavar="FILE.md")
-
-
-def _publish_parser(verbs: Any) -> argparse.ArgumentParser:
-    publish = verbs.add_parser(
-        "publish",
-        help="push a model, adapter or corpus with its card to the Hugging Face hub",
-        description=PUBLISH,
-        epilog=PUBLISH_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    publish.add_argument("name", help="a card's: v7, sft, sft_merged, lossless, …")
-    publish.add_argument("--to", metavar="OWNER/REPO", help="the repository of the hub")
-    publish.add_argument("--base", metavar="OWNER/REPO", help="where an adapter's own base is")
-    publish.add_argument("--private", action="store_true", help="if it is created, for you alone")
-    publish.add_argument("--yes", action="store_true", help="send it [only show what would be]")
-    return publish
-
-
-def _play_parser(verbs: Any) -> argparse.ArgumentParser:
-    play = verbs.add_parser(
-        "play",
-        help="ask every trained model side by side, on a local page or in the terminal",
-        description=PLAY,
-        epilog=PLAY_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = play.add_mutually_exclusive_group()
-    what.add_argument("--text", metavar="PROMPT", help="continue this in the terminal")
-    what.add_argument("--score", metavar="FILE", help="bits per byte of a text; - is the input")
-    play.add_argument("--models", metavar="NAME", nargs="+", default=[], help="[all that are here]")
-    play.add_argument("--instruction", action="store_true", help="--text is a request to an arm")
-    play.add_argument("--temperature", metavar="X", type=float, help="0: the likeliest [params]")
-    play.add_argument("--top-p", metavar="X", type=float, help="[params.yaml]")
-    play.add_argument("--seed", metavar="N", type=int, help="[that of the first standard prompt]")
-    play.add_argument("--tokens", metavar="N", type=int, help="new ones, at most [params.yaml]")
-    play.add_argument("--host", default="127.0.0.1", help="address of the page [%(default)s]")
-    play.add_argument("--port", type=int, default=8765, help="0: a free one [%(default)s]")
-    return play
-
-
-def _run(args: argparse.Namespace) -> None:
-    log = logging.getLogger("cordel")
-    if args.verb == "profile":
-        from cordel.profiles import apply_profile  # noqa: PLC0415  (each verb loads its own)
-
-        changed = apply_profile(args.name)
-        log.info("params.yaml is now profile %s: %d keys changed", args.name, len(changed))
-        log.info("see them with `git diff params.yaml`, run it with `dvc repro`")
-        return
-    if args.verb == "estimate":
-        _estimate(args, log)
-        return
-    if args.verb == "guardrails":
-        from cordel.guardrail_table import write_guardrail_table  # noqa: PLC0415
-
-        write_guardrail_table(args.tokenizer, args.text, args.out)
-        log.info("wrote %s", args.out)
-        return
-    if args.verb == "offline-plots":
-        from cordel.reporting.offline_plots import write_offline_page  # noqa: PLC0415
-
-        log.info(
-            "wrote %s, the page of `dvc plots show` and `diff` from now on", write_offline_page()
-        )
-        return
-    if args.verb == "compare":
-        _compare(args)
-        return
-    if args.verb == "seeds":
-        _seeds(args, log)
-        return
-    if args.verb == "play":
-        _play(args)
-        return
-    if args.verb == "publish":
-        _publish(args, log)
-        return
-    if args.verb in ("add-run", "remove-run"):
-        _change_runs(args, log)
-        return
-    if args.verb == "repro":
-        from cordel.parallel import repro  # noqa: PLC0415
-
-        gpus = [gpu for gpu in args.gpus.split(",") if gpu]
-        jobs = args.jobs or len(gpus) or 2
-        repro(args.targets, jobs=jobs, gpus=gpus, keep_going=args.keep_going)
-        return
-    from cordel.reporting.reruns import render_reruns  # noqa: PLC0415
-
-    if args.verb == "verify":
-        _verify(log)
-        return
-    from cordel.reporting.results import publish_results, render_results  # noqa: PLC0415
-
-    if args.verb == "publish-results":
-        publish_results(args.name, root=Path())
-    render_results(root=Path())
-    render_reruns(root=Path())
-    log.info(
-        "rendered docs/results.md, the tables of both READMEs and docs/architecture.md's of reruns"
-    )
-
-
-def _compare(args: argparse.Namespace) -> None:
-    from cordel.comparison import (  # noqa: PLC0415
-        WORKSPACE,
-        compare,
-        model_of,
-        read_scores,
-        render,
-        write_comparison,
-    )
-
-    if args.models:
-        scores = read_scores(args.rev or WORKSPACE, args.results)
-        a, b = model_of(scores, args.a), model_of(scores, args.b)
-    else:
-        a, b = (read_scores(revision, args.results) for revision in (args.a, args.b))
-    found = compare(a, b)
-    sys.stdout.write(render(found) + "\n")
-    if args.json is not None:
-        write_comparison(args.json, found)
-
-
-def _estimate(args: argparse.Namespace, log: logging.Logger) -> None:
-    from cordel.estimate import (  # noqa: PLC0415
-        ESTIMATES,
-        Calibration,
-        assumptions,
-        calibrate,
-        estimate,
-        price_of,
-        read_all,
-        render,
-        save_estimates,
-    )
-    from cordel.estimate_adaptation import estimate_track_2  # noqa: PLC0415
-
-    params = read_all()
-    try:
-        if args.gpu is None:
-            compute = params["compute"]
-            machine = calibrate(compute["device"], threads=compute["threads"])
-        else:
-            machine = Calibration(
-                device="cuda", device_name=args.gpu, matmul_peak=1e12 * args.tflops
-            )
-        found = estimate(params, machine=machine)
-        adapted, notes = estimate_track_2(params, machine=machine)
-        assumed = assumptions(params)
-        price, source = price_of(params, machine)
-    except UserError:
-        raise
-    except KeyError as error:
-        raise ParamsError(f"params.yaml: no key {error}; see `git diff params.yaml`") from error
-    found += adapted
-    sys.stdout.write(render(found) + "\n")
-    sys.stdout.flush()
-    log.info(
-        "%s at %.3g TFLOP/s%s",
-        machine.device_name,
-        machine.matmul_peak / 1e12,
-        " (measured)" if args.gpu is None else " (as given; not measured)",
-    )
-    log.info("price: %s", source if price is None else f"{price:.2f} USD an hour, {source}")
-    for note in [assumed, *notes]:
-        log.info("%s", note)
-    if args.gpu is None:
-        save_estimates(found)
-        log.info("wrote the seconds to %s, for the ledgers", ESTIMATES)
-
-
-def _seeds(args: argparse.Namespace, log: logging.Logger) -> None:
-    from cordel.runtime.files import write_text  # noqa: PLC0415
-    from cordel.seeds import (  # noqa: PLC0415
-        add_seeds,
-        cost_of_one,
-        remove_seeds,
-        render_page,
-        render_seeds,
-    )
-
-    if args.remove:
-        remove_seeds(args.remove)
-        log.info("removed from params.yaml; `git clean` takes their files, and their objects:")
-        log.info("dvc gc --all-branches --all-tags --all-experiments")  # not -w: docs/remotes.md
-    elif args.name:
-        each = cost_of_one(args.name)
-        log.info("each further seed of %s: %s (as its default seed took)", args.name, each)
-        keys = add_seeds(args.name, args.seed)
-        log.info("params.yaml has %s now; next: dvc repro, then cordel seeds", ", ".join(keys))
-    elif args.out:
-        write_text(args.out, render_page())
-        log.info("wrote %s", args.out)
-    else:
-        sys.stdout.write(render_seeds())
-
-
-def _change_runs(args: argparse.Namespace, log: logging.Logger) -> None:
-    from cordel.runs import add_run, remove_run  # noqa: PLC0415
-
-    if args.verb == "add-run":
-        places = add_run(args.name, args.like)
-        log.info("params.yaml has models.%s now, a copy of %s to edit", args.name, args.like)
-        log.info("dvc.yaml names it in %d places; next: cordel estimate, dvc repro", places)
-        return
-    places = remove_run(args.name)
-    log.info("%s is gone from params.yaml and from %d places of dvc.yaml", args.name, places)
-    log.info("next: dvc repro; `git clean` and `dvc gc` take its files (docs/remotes.md)")
-
-
-def _play(args: argparse.Namespace) -> None:
-    from cordel.play.verb import continue_here, score_here, serve_here  # noqa: PLC0415
-
-    if args.text is not None:
-        continue_here(
-            args.text,
-            args.models,
-            instruction=args.instruction,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            seed=args.seed,
-            tokens=args.tokens,
-        )
-    elif args.score is not None:
-        score_here(args.score, args.models)
-    else:
-        serve_here(args.host, args.port)
-
-
-def _publish(args: argparse.Namespace, log: logging.Logger) -> None:
-    from cordel.publishing import (  # noqa: PLC0415
-        check_repository,
-        describe,
-        publish,
-        read_publication,
-        refusal,
-    )
-
-    to = None if args.to is None else check_repository(args.to)
-    found = read_publication(args.name, base=args.base)
-    sys.stdout.write(describe(found, to=to, private=args.private) + "\n")
-    sys.stdout.flush()
-    if to is not None and args.yes:
-        log.info("published: %s", publish(found, to=to, private=args.private))
-        return
-    if why := refusal(found, private=args.private):
-        raise InputError(why)
-    log.info("nothing was sent; it is with --to OWNER/REPO --yes, by your own token of the hub")
-
-
-def _verify(log: logging.Logger) -> None:
-    from dvc.repo import Repo  # noqa: PLC0415
-
-    from cordel.verification import remove_damaged  # noqa: PLC0415
-
-    cache = Path(Repo().cache.local.path)
-    checked, removed = remove_damaged(Path(), cache)
-    for path in removed:
-        log.info("deleted %s: not what was written", path)
-    remedy = "`dvc pull` or `dvc repro` brings it back" if removed else "nothing to do"
-    log.info("%d objects hashed, %d files deleted; %s", checked, len(removed), remedy)
+    chosen = next(verb for verb in VERBS if verb.name == args.verb)
+    chosen.check(args, verbs.choices[args.verb].error)
+    run_stage(lambda: chosen.run(args))

@@ -1,11 +1,13 @@
 """A run more, or less: its block of params.yaml, and its files in the lists of dvc.yaml.
 
-The stages of one run follow from ``models`` by themselves (``foreach``). Those that join all runs
+The stages of one run follow from ``models`` by themselves (``foreach``). Blocks that join all runs
 list their files, since a folder would go on counting a run that is gone, and DVC has no loop for a
 list of files. Both files are edited as text: comments, quotes and order stay as they are.
 """
 
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from cordel.runtime.errors import InputError, ParamsError
@@ -31,9 +33,9 @@ def add_run(name: str, like: str, *, root: Path = Path()) -> int:
         raise ParamsError(f"models.{name}: there is something of this name already; choose another")
     copy = [f"  {name}:  # begun as a copy of {like}\n", *params[start + 1 : end]]
     found, places = [], 0
-    for line in pipeline:
-        places += len(_files_of(like).findall(line))
-        found += _with_copies(line, like, name)
+    for line, joins in _lines(pipeline, list(_runs(params))):
+        places += joins * len(_files_of(like).findall(line))
+        found += _with_copies(line, like, name) if joins else [line]
     _write(root, params[:end] + copy + params[end:], found)
     return places
 
@@ -50,11 +52,11 @@ def remove_run(name: str, *, root: Path = Path()) -> int:
     start, end = _block(params, name)
     rest, left, places = params[:start] + params[end:], [], 0
     files = _files_of(name)
-    for line in pipeline:
-        kept = files.sub("", line)
+    for line, joins in _lines(pipeline, list(_runs(params))):
+        kept = files.sub("", line) if joins else line
         if kept == line or kept.strip() not in _NOTHING:
             left.append(line if kept == line else _tidy(kept))
-        places += len(files.findall(line))
+        places += joins * len(files.findall(line))
     for path, lines in ((PIPELINE, left), (root / PARAMS, rest)):
         if found := _named(name, lines):
             number, line = found[0]
@@ -72,6 +74,15 @@ _NOTHING = {
     "- : {cache: false}",
     ": val_bits_per_byte",
 }  # what is left of a line of one file
+
+
+def _lines(pipeline: list[str], runs: list[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the lines of dvc.yaml, and whether each is of a block that joins all runs."""
+    starts = [i for i, line in enumerate(pipeline) if re.match(r"(?:  )?\w[\w-]*:", line)]
+    for start, end in pairwise(sorted({0, *starts, len(pipeline)})):
+        block = pipeline[start:end]
+        joins = all(_files_of(run).search("".join(block)) for run in runs)
+        yield from ((line, joins) for line in block)
 
 
 def _files_of(run: str) -> re.Pattern[str]:
@@ -118,19 +129,22 @@ def _section(params: list[str]) -> tuple[int, int]:
     return starts[0], end
 
 
+def _runs(params: list[str]) -> dict[str, int]:
+    """Return in which line each run begins."""
+    first, last = _section(params)
+    found = ((re.match(r"  ([\w-]+):\s*(#.*)?$", params[i]), i) for i in range(first + 1, last))
+    return {match[1]: i for match, i in found if match}
+
+
 def _block(params: list[str], run: str) -> tuple[int, int]:
     """Return where the block of a run begins and ends, in lines."""
-    first, last = _section(params)
-    runs = {
-        match[1]: i
-        for i in range(first + 1, last)
-        if (match := re.match(r"  ([\w-]+):\s*(#.*)?$", params[i]))
-    }
+    runs = _runs(params)
     if run not in runs:
         raise ParamsError(f"models.{run}: no such run; there are: {', '.join(runs)}")
     start = runs[run]
-    inside = range(start + 1, min((i for i in runs.values() if i > start), default=last))
-    return start, max((i for i in inside if params[i].startswith("    ")), default=start) + 1
+    end = min((i for i in runs.values() if i > start), default=_section(params)[1])
+    inside = (i for i in range(start, end) if params[i].startswith("    "))
+    return start, max(inside, default=start) + 1
 
 
 def _read(root: Path) -> tuple[list[str], list[str]]:

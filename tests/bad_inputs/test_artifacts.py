@@ -149,6 +149,14 @@ READS = {  # stage: what distinguishes its command, and the files that it cannot
             *(f"metrics/{name}.json" for name in ("export/sft", "corpus/web", "guardrails/v7")),
         ],
     ),
+    "render_report": (
+        "",
+        [
+            *("metrics/leaderboard.json", "metrics/answers.json", "data/samples/v7.json"),
+            *("metrics/ledger/train_lm/v7.json", "data/scored_answers/sft.jsonl"),
+            "plots/curves/v7.csv",
+        ],
+    ),
 }
 # What is no fault: nobody needs a key of a tokenizer's settings; an empty object is the score of an
 # arm whose base is not configured, and no rows are that of its items and answers.
@@ -161,6 +169,12 @@ LEGAL = {
     ("data/sft/train.jsonl", "prepare_tasks empty"),
     ("data/sft/test.jsonl", "check_leakage empty"),
     (f"{TOKENS}/tokenizer/tokenizer_config.json", "{}"),
+    # The report leaves out what is not there.
+    ("metrics/answers.json", "{}"),
+    ("data/samples/v7.json", "render_report {}"),
+    ("plots/curves/v7.csv", "cut"),  # half a number is one
+    ("metrics/ledger/train_lm/v7.json", "render_report []"),
+    *(("data/scored_answers/sft.jsonl", spoiler) for spoiler in ("absent", "empty")),
 }
 
 
@@ -225,6 +239,7 @@ BY_SUFFIX: dict[str, dict[str, Spoiler]] = {
     },
     ".safetensors": {"shapes": other_shapes, "names": other_names},
     ".model": {},
+    ".csv": {"text": always(b"step,train_tokens\n0,nada\n")},
 }
 CASES = [
     (stage.strip(), item, name, spoiler)

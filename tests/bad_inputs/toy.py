@@ -123,6 +123,18 @@ COMMANDS = (
     "--bases data/base/base --splits metrics/splits.json --leaderboard metrics/leaderboard.json "
     "--references metrics/lm/references.json --answers metrics/answers.json "
     "--leakage metrics/leakage.json --costs metrics/costs.json",
+    "render_report --lock dvc.lock --answers data/scored_answers --shown reports/answers.jsonl "
+    "--pages reports/index.html reports/index.pt-BR.html --files metrics/leaderboard.json "
+    "metrics/costs.json metrics/adaptation.json metrics/answers.json metrics/leakage.json "
+    "metrics/lm/references.json metrics/ledger/adapt_cpt.json "
+    + " ".join(f"metrics/lm/{name}.json" for name in (*RUNS, *ARMS))
+    + " "
+    + " ".join(
+        f"metrics/guardrails/{run}.json data/samples/{run}.json plots/curves/{run}.csv "
+        f"metrics/tokenizers/{tokenizer}.json metrics/ledger/train_lm/{run}.json"
+        for run, tokenizer in RUNS.items()
+    )
+    + " plots/adaptation/cpt.csv plots/adaptation/sft.csv",
 )
 
 

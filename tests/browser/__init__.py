@@ -1,1 +1,1 @@
-"""Tests."""
+"""Pages in a real browser, without a network."""

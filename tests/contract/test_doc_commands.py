@@ -32,6 +32,8 @@ RUN_BY = {
     "cordel compare": ("tests/cordel/test_comparison.py", '"compare"'),
     "cordel add-run": ("tests/smoke/test_add_a_version.py", '"add-run"'),
     "cordel results": ("tests/contract/test_docs.py", "render_results"),
+    "cordel play": ("tests/cordel/play/test_verb.py", '"cordel", "play"'),
+    "cordel publish ": ("tests/cordel/test_publishing.py", "cli.main()"),
     "cordel publish-results": ("tests/cordel/test_cli.py", '"publish-results"'),
     "cordel guardrails": ("tests/cordel/test_cli.py", '"guardrails"'),
     "dvc exp run --queue": ("tests/remotes/test_experiments.py", '"--queue"'),

@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reporting": {"pipeline", "runtime"},
     "runs": {"runtime"},
     "seeds": {"costs", "profiles", "reporting", "runtime"},
-    "cli": {
+    "cli": {"runtime", "verbs"},
+    "verbs": {
         "comparison",
         "estimate",
         "estimate_adaptation",
@@ -76,6 +77,7 @@ TEXT_STAGES = (
     "check_leakage",
     "account_costs",
     "write_cards",
+    "render_report",
 )
 
 

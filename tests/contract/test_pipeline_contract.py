@@ -63,7 +63,17 @@ def import_closure(entry: Path) -> set[str]:
             continue
         seen |= {file, *file.parent.glob(f"{file.stem}.*.jinja")}  # the words of a module
         todo += [f for name in imported_names(file) for f in module_files(name)]
-    return {f.relative_to(ROOT).as_posix() for f in seen if is_code(f)}
+    found = {f for f in seen if is_code(f)}
+    found |= {read for file in found for read in read_beside(file)}
+    return {f.relative_to(ROOT).as_posix() for f in found}
+
+
+def read_beside(file: Path) -> set[Path]:
+    """Templates, styles, texts: what lies in a module's folder and is none is read by it."""
+    beside = (SOURCE / "cordel") in file.parents
+    return (
+        {f for f in file.parent.iterdir() if f.is_file() and f.suffix != ".py"} if beside else set()
+    )
 
 
 def code_deps(stage: Any) -> set[str]:
@@ -158,6 +168,14 @@ def test_joins_list_every_run():
     assert joined("check_samples", "data/samples") == RUNS
     assert joined("score_answers", "data/answers") == ARMS
     assert joined("account_costs", "data/models") == RUNS
+    assert joined("render_report", "metrics/lm") - {"references"} == RUNS | ARMS
+    assert joined("render_report", "metrics/guardrails") == RUNS
+    assert joined("render_report", "metrics/guardrails/tokenizers") == set(PARAMS["tokenizers"])
+    assert joined("render_report", "metrics/tokenizers") == set(PARAMS["tokenizers"])
+    assert joined("render_report", "plots/curves") == RUNS
+    assert joined("render_report", "plots/adaptation") == ARMS - {"base", "instruct"}
+    assert joined("render_report", "data/samples") == RUNS
+    assert joined("render_report", "metrics/ledger/train_lm") == RUNS
     assert joined("check_leakage", "metrics/items") == RUNS | ARMS | {f"answers-{a}" for a in ARMS}
 
 
@@ -186,6 +204,14 @@ def test_the_last_run_over_each_tokenizer_is_sampled_early():
     assert [Path(path).stem for path in in_order("check_samples", "--early-metrics")] == early
 
 
+def test_only_costs_and_the_report_read_ledgers():
+    # A ledger differs at every run, so whatever reads one is never restored from a cache.
+    readers = {
+        name for name, stage in STAGES.items() if any("ledger" in d.def_path for d in stage.deps)
+    }
+    assert readers == {"account_costs", "render_report"}
+
+
 def test_costs_are_of_every_ledger_but_those_of_further_seeds():
     ledgers = {
         out.def_path for stage in STAGES.values() for out in stage.outs if "ledger" in out.def_path
@@ -201,11 +227,24 @@ def test_generating_needs_nothing_that_scoring_needs():
         assert not {d for d in code_deps(STAGES[f"generate_answers@{arm}"]) if "evaluation" in d}
 
 
-def test_the_curves_plot_lists_every_run():
-    (curves,) = (
-        p["Validation bits per byte"] for p in PIPELINE["plots"] if "Validation bits per byte" in p
-    )
-    assert set(curves["y"]) == {f"plots/curves/{run}.csv" for run in PARAMS["models"]}
+@pytest.mark.parametrize(
+    ("title", "folder", "names"),
+    [
+        ("Validation bits per byte", "curves", RUNS),
+        ("Evaluation loss of the adapted models", "adaptation", ARMS - {"base", "instruct"}),
+    ],
+)
+def test_plots_of_all_curves_list_every_one(title: str, folder: str, names: set[str]):
+    (curves,) = (plot[title] for plot in PIPELINE["plots"] if title in plot)
+    assert set(curves["y"]) == {f"plots/{folder}/{name}.csv" for name in names}
+
+
+def test_every_plot_has_a_title_and_named_axes():
+    plots = [out for stage in STAGES.values() for out in stage.outs if out.plot]
+    assert len(plots) == len(RUNS) + 4 + 1
+    for out in plots:
+        assert {"title", "x_label"} <= out.plot.keys(), out.def_path
+        assert out.plot["template"] in ("simple", "leaderboard")
 
 
 def test_a_stage_imports_cordel_from_its_own_tree():

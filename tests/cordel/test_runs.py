@@ -42,10 +42,13 @@ stages:
       - metrics/lm/v12.json
     metrics:
       - metrics/guardrails/v1.json: {cache: false}
+  card:  # of one run, which is no join
+    cmd: python -m stages.card --scores metrics/lm/v12.json
 plots:
   - Curves:
       y:
         plots/curves/v1.csv: val_bits_per_byte
+        plots/curves/v12.csv: val_bits_per_byte
 """
 
 
@@ -76,6 +79,14 @@ def test_a_copy_stands_beside_what_it_was_copied_from(project: Path) -> None:
     assert join["deps"] == ["metrics/lm/v1.json", "metrics/lm/v2.json", "metrics/lm/v12.json"]
     assert join["metrics"][1] == {"metrics/guardrails/v2.json": {"cache": False}}
     assert found["plots"][0]["Curves"]["y"]["plots/curves/v2.csv"] == "val_bits_per_byte"
+
+
+def test_what_is_of_one_run_alone_stays_as_it_is(project: Path) -> None:
+    add_run("v13", "v12", root=project)
+    card = yaml.safe_load(texts(project)[1])["stages"]["card"]
+    assert card["cmd"] == "python -m stages.card --scores metrics/lm/v12.json"
+    with pytest.raises(InputError, match=r"dvc\.yaml names v12 elsewhere too \(line \d+: 'cmd: "):
+        remove_run("v12", root=project)
 
 
 def test_the_last_run_is_copied_without_what_follows_it(project: Path) -> None:
@@ -124,7 +135,7 @@ def test_what_cannot_be_added(name: str, like: str, message: str, project: Path)
             "dvc.yaml",
             "plots:\n",
             "again:\n  run: [v1]\nplots:\n",
-            r"dvc\.yaml .* \(line 10: 'run: ",
+            r"dvc\.yaml .* \(line 12: 'run: ",
         ),
         ("params.yaml", "{models: {}}", "{models: {v1-7: {run: v1}}}", r"params\.yaml names v1"),
     ],
@@ -138,6 +149,9 @@ def test_a_run_that_is_named_elsewhere_stays(
     with pytest.raises(InputError, match=message):
         remove_run("v1", root=project)
     assert texts(project) == before
+
+
+JOINS = ["rank_lm", "check_samples", "check_leakage", "account_costs", "render_report"]
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +173,7 @@ def test_every_stage_of_a_run_is_there_for_the_new_one(stages_with_v8: dict[str,
     assert len(new) == 3
 
 
-@pytest.mark.parametrize("join", ["rank_lm", "check_samples", "check_leakage", "account_costs"])
+@pytest.mark.parametrize("join", JOINS)
 def test_every_join_names_the_new_run_as_often_as_the_old(
     join: str, stages_with_v8: dict[str, Any]
 ) -> None:
@@ -170,4 +184,5 @@ def test_every_join_names_the_new_run_as_often_as_the_old(
         of_v7 = [n for n in names if Path(n).stem == "v7"]
         assert [n.replace("v7", "v8") for n in of_v7] == [n for n in names if Path(n).stem == "v8"]
     assert any(Path(word).stem == "v8" for word in words)
+    assert "v8" not in stages_with_v8["write_cards"].cmd
     contract.test_command_names_every_input_and_output(stage)

@@ -175,4 +175,4 @@ def test_plots_open_without_a_network(words: tuple[str, ...], clone: Clone, tmp_
     assert markup.count("<script") > 1
     assert not re.search(r"\b(src|href)\b", markup)  # all scripts are inside
     assert "window.vegaEmbed=" in page
-    assert page.count("vegaEmbed('#") == 1 + 12 + 4 + 1  # all curves, each of them, leaderboard
+    assert page.count("vegaEmbed('#") == (1 + 12) + (1 + 4) + 1  # all curves and each, leaderboard

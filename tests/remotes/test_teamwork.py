@@ -55,6 +55,7 @@ def test_a_teammates_change_reruns_only_its_part_and_comes_back(team: Team) -> N
         "check_leakage",
         "account_costs",
         "write_cards",
+        "render_report",
     }
     mate.commit("v1: another learning rate")
     mate.run("dvc", "push")

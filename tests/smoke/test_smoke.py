@@ -35,6 +35,7 @@ def test_one_tokenizer_parameter_reruns_only_what_depends_on_it(clone: Clone):
         "check_leakage",
         "account_costs",
         "write_cards",
+        "render_report",
     }
     clone.restore()
 
@@ -49,6 +50,7 @@ def test_the_edit_of_one_task_set_trains_nothing(clone: Clone):
         "check_leakage",
         "account_costs",
         "write_cards",
+        "render_report",
     }
     clone.restore()
 

@@ -16,6 +16,13 @@ TITLES = {"qa": "QA", "summarization": "summarization", "rewriting": "rewriting"
 ANSWERS_SHOWN = 10
 SHOWN_ARMS = ("base", "sft", "cpt_sft")
 CHARS = 180
+Key = tuple[str, int, str]  # task, seed and id of an item
+# The questions of the thesis' worked examples 3 to 5, of its test sets of seed 123.
+EXAMPLES = {
+    "3": "Eu quero comprar uma guitarra elétrica",
+    "4": "Encontre um artigo de notícias sobre o governo local",
+    "5": "Descubra qual das seguintes frases é escrita em voz passiva",
+}
 LEGEND = (
     "Each figure is the mean over the seeds of the task sets ± the sample standard deviation "
     "between them. *copy* answers with the input, *lead1* with its first sentence; *base_brief* is "
@@ -107,6 +114,8 @@ def answers_shown(folder: Path) -> str:
         return ""
     parts = ["\n### Ten answers\n", "Chosen by a hash of their ids, not for what they show.\n"]
     for row in read_jsonl(path):
+        if "example" in row:  # the page shows those
+            continue
         lines = [f"instruction: {_short(row['instruction'])}"]
         lines += [f"input:       {_short(row['input'])}"] if row["input"] else []
         lines.append(f"reference:   {_short(row['reference'])}")
@@ -122,24 +131,37 @@ def answers_shown(folder: Path) -> str:
 def chosen_answers(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the items to show, of ``data/scored_answers``: by a hash of their ids, task by task.
 
-    Prompts and references are quoted in part: they may be other people's text.
+    Where the task sets hold the thesis' worked examples, those follow, with ``example``. An arm
+    that was not scored is left out. Prompts and references are quoted in part: they may be other
+    people's text.
     """
+    paths = {arm: folder / f"{arm}.jsonl" for arm in SHOWN_ARMS}
     by_arm = {
-        arm: {
-            (row["task"], row["seed"], row["id"]): row
-            for row in read_jsonl(folder / f"{arm}.jsonl")
-        }
-        for arm in SHOWN_ARMS
+        arm: {(row["task"], row["seed"], row["id"]): row for row in read_jsonl(path)}
+        for arm, path in paths.items()
+        if path.exists()
     }
-    keys = sorted(by_arm[SHOWN_ARMS[0]], key=lambda key: blake2b(repr(key).encode()).digest())
+    if not by_arm:
+        return
+    asked = next(iter(by_arm.values()))
+    keys = sorted(asked, key=lambda key: blake2b(repr(key).encode()).digest())
     wanted = {task: -(-ANSWERS_SHOWN // len(TASKS)) for task in TASKS}
     shown = [key for task in TASKS for key in [k for k in keys if k[0] == task][: wanted[task]]]
     for key in shown[:ANSWERS_SHOWN]:
-        first = by_arm[SHOWN_ARMS[0]][key]
-        kept = ("answer", "f1", "rouge_l", "too_long", "ended")
-        answers = {arm: {k: rows[key][k] for k in kept} for arm, rows in by_arm.items()}
-        quoted = {k: _short(first[k]) for k in ("instruction", "input", "reference")}
-        yield {k: first[k] for k in ("task", "id", "seed")} | quoted | {"answers": answers}
+        yield _side_by_side(key, by_arm)
+    for number, start in EXAMPLES.items():
+        for key in [key for key in keys if asked[key]["instruction"].startswith(start)][:1]:
+            yield _side_by_side(key, by_arm) | {"example": number}
+
+
+def _side_by_side(
+    key: Key, by_arm: Mapping[str, Mapping[Key, Mapping[str, Any]]]
+) -> dict[str, Any]:
+    kept = ("answer", "words", "f1", "rouge_l", "too_long", "ended")
+    answers = {arm: {k: rows[key][k] for k in kept} for arm, rows in by_arm.items() if key in rows}
+    first = next(rows[key] for rows in by_arm.values() if key in rows)
+    quoted = {k: _short(first[k]) for k in ("instruction", "input", "reference")}
+    return {k: first[k] for k in ("task", "id", "seed")} | quoted | {"answers": answers}
 
 
 def _present(metrics: Mapping[str, Any]) -> list[str]:

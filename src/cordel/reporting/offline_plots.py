@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cordel.reporting.vega import vega_script
 from cordel.runtime.errors import EnvironmentProblem
 from cordel.runtime.files import write_text
 
@@ -39,10 +40,6 @@ def write_offline_page(root: Path = Path()) -> Path:
 
 
 def _page_with_vega() -> str:
-    from dvc_render.html import PAGE_HTML  # noqa: PLC0415  (`cordel results` needs neither)
-    from vl_convert import javascript_bundle  # noqa: PLC0415
+    from dvc_render.html import PAGE_HTML  # noqa: PLC0415  (`cordel results` needs none)
 
-    bundle = javascript_bundle("window.vegaEmbed=vegaEmbed;", vl_version=VEGA_LITE)
-    # A scope of its own: the bundle's short names must not meet the page's.
-    script = "{" + bundle.replace("</script", "<\\/script") + "}"
-    return PAGE_HTML.replace("{scripts}", f"<script>{script}</script>")
+    return PAGE_HTML.replace("{scripts}", f"<script>{vega_script(VEGA_LITE)}</script>")

@@ -85,13 +85,21 @@ def fates(root: Path, stages: Mapping[str, Stage]) -> dict[str, frozenset[str]]:
 
 
 def code_files(root: Path) -> list[str]:
-    """Return the files of code; an ``__init__`` that holds only a docstring is none."""
-    files = [*sorted((root / "src/cordel").rglob("*.py")), *sorted((root / "stages").glob("*.py"))]
+    """Return the files of code, templates included.
+
+    An ``__init__`` that holds only a docstring is none.
+    """
+    files = [*sorted((root / "src/cordel").rglob("*.*")), *sorted((root / "stages").glob("*.py"))]
     return [
         file.relative_to(root).as_posix()
         for file in files
-        if file.name != "__init__.py" or len(ast.parse(file.read_text(encoding="utf-8")).body) > 1
+        if file.is_file() and file.suffix != ".pyc" and not _is_empty(file)
     ]
+
+
+def _is_empty(file: Path) -> bool:
+    """Say whether a package's ``__init__`` holds only a docstring."""
+    return file.name == "__init__.py" and len(ast.parse(file.read_text(encoding="utf-8")).body) <= 1
 
 
 def keys_in_paths(root: Path, stages: Collection[str]) -> dict[str, set[str]]:

@@ -29,7 +29,7 @@ def scores(mean: float, sd: float | None = 0.01) -> dict[str, Any]:
 
 def row(arm: str, number: int, task: str, **changes: Any) -> dict[str, Any]:
     fixed = {"instruction": f"faça {number}", "input": "texto", "reference": "certo"}
-    answer = {"answer": f"{arm} {number}", "f1": 0.5, "rouge_l": 0.25}
+    answer = {"answer": f"{arm} {number}", "words": 2.0, "f1": 0.5, "rouge_l": 0.25}
     place = {"arm": arm, "task": task, "seed": 1, "id": f"i{number}"}
     return place | fixed | answer | {"too_long": False, "ended": True} | changes
 
@@ -112,6 +112,24 @@ def test_ten_answers_are_chosen_by_hash_and_shown_side_by_side(tmp_path: Path) -
     shown = answers_shown(tmp_path)
     assert shown.count("```text") == ANSWERS_SHOWN
     assert "[F1 0.50, ROUGE-L 0.25]" in shown
+
+
+def test_an_arm_that_was_not_scored_is_left_out(tmp_path: Path) -> None:
+    assert list(chosen_answers(tmp_path)) == []
+    write_jsonl(tmp_path / "sft.jsonl", [row("sft", 1, "qa")])
+    (found,) = chosen_answers(tmp_path)
+    assert list(found["answers"]) == ["sft"]
+
+
+def test_the_thesis_examples_follow_the_ten_answers_and_are_not_among_them(tmp_path: Path) -> None:
+    asked = "Eu quero comprar uma guitarra elétrica. Qual?"
+    rows = [row("base", n, "qa") for n in range(60)] + [row("base", 99, "qa", instruction=asked)]
+    write_jsonl(tmp_path / "scored/base.jsonl", rows)
+    chosen = list(chosen_answers(tmp_path / "scored"))
+    assert [found.get("example") for found in chosen] == [None] * 4 + ["3"]
+    assert chosen[-1]["instruction"] == asked
+    write_jsonl(tmp_path / "answers.jsonl", chosen)
+    assert answers_shown(tmp_path).count("```text") == 4
 
 
 def test_text_of_models_cannot_leave_its_fence(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The report as a page: one file a language, in which every figure names its source."""
