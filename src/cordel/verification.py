@@ -5,11 +5,13 @@ says that all is up to date. Without the object and its copies, `dvc repro` make
 """
 
 from collections.abc import Iterator
-from hashlib import md5
+from functools import partial
+from hashlib import file_digest, md5
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from cordel.runtime.errors import InputError
 
 LOCK = "dvc.lock"
 
@@ -24,11 +26,8 @@ def objects(cache: Path) -> Iterator[tuple[Path, str]]:
 
 def digest(path: Path) -> str:
     """Return the MD5 of a file."""
-    made = md5(usedforsecurity=False)
     with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            made.update(chunk)
-    return made.hexdigest()
+        return file_digest(stream, partial(md5, usedforsecurity=False)).hexdigest()
 
 
 def remove_damaged(root: Path, cache: Path) -> tuple[int, list[Path]]:
@@ -36,6 +35,10 @@ def remove_damaged(root: Path, cache: Path) -> tuple[int, list[Path]]:
 
     Returns:
         How many objects were hashed, and what was deleted.
+
+    Raises:
+        InputError: Something is damaged, and dvc.lock cannot say which outputs are: nothing is
+            deleted then.
     """
     checked, found, wrong = 0, [], set()
     for path, promised in objects(cache):
@@ -51,8 +54,12 @@ def remove_damaged(root: Path, cache: Path) -> tuple[int, list[Path]]:
 
 
 def _outputs(root: Path) -> Iterator[Path]:
-    stages: dict[str, Any] = yaml.safe_load((root / LOCK).read_text(encoding="utf-8"))["stages"]
-    for stage in stages.values():
-        for out in stage.get("outs", []):
-            path = root / out["path"]
-            yield from (f for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
+    try:
+        stages = yaml.safe_load((root / LOCK).read_text(encoding="utf-8"))["stages"].values()
+        outs = [out["path"] for stage in stages for out in stage.get("outs", [])]
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        found = " ".join(str(error).split())[:200]
+        raise InputError(f"{LOCK}: no lock of DVC ({found}); git checkout {LOCK}") from None
+    for name in outs:
+        path = root / name
+        yield from (f for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())

@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "seeds",
         "verification",
     },
-    "verification": set(),
+    "verification": {"runtime"},
 }
 HEAVY = ("torch", "transformers", "datasets", "peft", "bitsandbytes", "pandas")
 TEXT_STAGES = (

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cordel.runtime.errors import InputError
 from cordel.verification import remove_damaged
 
 
@@ -65,3 +66,17 @@ def test_a_sound_cache_is_left_alone_with_what_dvc_was_writing(root: Path) -> No
     (cache / "ab" / "short").write_bytes(b"half")
     assert remove_damaged(root, cache) == (1, [])
     assert (root / "data/models/v1/model").exists()
+
+
+@pytest.mark.parametrize(
+    "lock", [None, "", "stages: [1]", "stages: {a: 3}", "stages: {a: {outs: [{}]}}", "{", "\0"]
+)
+def test_without_a_lock_nothing_is_deleted(lock: str | None, root: Path) -> None:
+    bad = put(root / "cache", b"right")
+    damage(bad, b"wrong")
+    (root / "dvc.lock").unlink()
+    if lock is not None:
+        (root / "dvc.lock").write_text(lock)
+    with pytest.raises(InputError, match=r"^dvc\.lock: .*git checkout dvc\.lock$"):
+        remove_damaged(root, root / "cache")
+    assert bad.exists()
