@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cordel.reporting.cards import (
+from cordel.reporting.cards.render import (
     CardParams,
     Facts,
     Origin,

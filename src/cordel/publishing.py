@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 )
 
 from cordel.pipeline import read_pipeline, stale_stages
-from cordel.reporting.cards import REPOSITORY, CardParams, Licence, base_of_arm
+from cordel.reporting.cards.render import REPOSITORY, CardParams, Licence, base_of_arm
 from cordel.reporting.markdown import markdown_table
 from cordel.runtime.errors import ArtifactError, EnvironmentProblem, InputError
 from cordel.runtime.files import read_json, reading

@@ -61,7 +61,7 @@ def import_closure(entry: Path) -> set[str]:
         relative = file.relative_to(ROOT).as_posix()
         if file in seen or relative.startswith(PLUMBING):
             continue
-        seen |= {file, *file.parent.glob(f"{file.stem}.*.jinja")}  # the words of a module
+        seen.add(file)
         todo += [f for name in imported_names(file) for f in module_files(name)]
     found = {f for f in seen if is_code(f)}
     found |= {read for file in found for read in read_beside(file)}

@@ -28,7 +28,7 @@ from cordel.evaluation.scoring import ScoringParams
 from cordel.evaluation.significance import ResamplingParams
 from cordel.models import parse_architecture
 from cordel.profiles import apply_profile, load_params, save_params
-from cordel.reporting.cards import CardParams
+from cordel.reporting.cards.render import CardParams
 from cordel.runtime.errors import ParamsError
 from cordel.runtime.params import parse
 from cordel.seeds import SeedParams

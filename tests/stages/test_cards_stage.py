@@ -155,7 +155,7 @@ def test_every_number_of_a_card_is_one_of_the_metrics(
 
 @pytest.mark.parametrize("kind", ["model", "data"])
 def test_no_number_is_typed_by_hand(kind: str, project: Path) -> None:
-    source = project / f"src/cordel/reporting/cards.{kind}.md.jinja"
+    source = project / f"src/cordel/reporting/cards/{kind}.md.jinja"
     ours = r"(?ms)\{\{.*?\}\}|\{%.*?%\}|^```.*?^```"
     text = re.sub(ours, "", source.read_text("utf-8"))
     assert NUMBER.findall(NAME.sub("", text)) == []

@@ -1,6 +1,6 @@
 """Model and data cards as the Hugging Face hub reads them: front matter, results, cost, licences.
 
-The words stand in ``cards.model.md.jinja`` and ``cards.data.md.jinja``; every number comes from
+The words stand in ``model.md.jinja`` and ``data.md.jinja``; every number comes from
 metrics. Cards are downstream of everything, so that neither a word nor a score retrains anything.
 """
 
@@ -220,7 +220,7 @@ def corpus_card(recipe: str, facts: Facts) -> DatasetCard:
         ],
     )
     text = _rendered(
-        "cards.data.md.jinja",
+        "data.md.jinja",
         name=recipe,
         repository=REPOSITORY,
         profile=facts.profile,
@@ -240,7 +240,7 @@ def base_of_arm(arm: str) -> Literal["base", "instruct"]:
 
 
 def _model_card(data: ModelCardData, shared: dict[str, Any], **more: Any) -> ModelCard:
-    text = _rendered("cards.model.md.jinja", license=data.license, **shared, **more)
+    text = _rendered("model.md.jinja", license=data.license, **shared, **more)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 

@@ -1,0 +1,1 @@
+"""Cards of models and corpora, in the form that the Hugging Face hub reads."""
