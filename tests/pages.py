@@ -21,7 +21,7 @@ AUDIT = tuple(f"audit/results/{name}.json" for name in ("answers", "figures", "g
 
 def files_of(folder: Path) -> dict[str, Path]:
     """Return the files that git has of a run, by the names that the page gives them."""
-    names = ("params.yaml", "dvc.lock", "answers.jsonl")
+    names = ("params.yaml", "dvc.lock", "answers.jsonl", "continuations.jsonl")
     paths = [p for part in ("metrics", "plots", "samples") for p in (folder / part).rglob("*.*")]
     paths += [folder / name for name in names]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}

@@ -167,7 +167,7 @@ class Adaptation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """The answers of one arm, in plain numbers."""
+    """What ``generate_answers`` of one arm or ``continue_documents`` writes, in plain numbers."""
 
     shape: Shape
     lora: Lora
@@ -305,7 +305,7 @@ def _training_memory(job: Adaptation, machine: Calibration, trained: int, moment
 def estimate_generation(
     stage: str, job: Generation, *, machine: Calibration, layer_seconds: float | None = None
 ) -> StageEstimate:
-    """Return the estimate of ``generate_answers``, without a price: prompts, then id by id.
+    """Return the estimate of a stage that generates, without a price: prompts, then id by id.
 
     Args:
         stage: Its name with its item.
@@ -412,6 +412,7 @@ def estimate_track_2(
         *_downloads(bases, root),
         *_trainings(params, bases, machine, root),
         *_scorings(params, bases, machine, root),
+        *_continuations(params, bases, machine),
         *_generations(params, bases, machine, root),
     ]
     return [priced(e, price) for e in found], notes
@@ -518,6 +519,24 @@ def _generations(
             batch_size=section["batch_size"],
         )
         yield estimate_generation(f"generate_answers@{arm}", job, machine=machine)
+
+
+def _continuations(
+    params: Mapping[str, Any], bases: Mapping[str, Base], machine: Calibration
+) -> Iterator[StageEstimate]:
+    if "base" in bases:
+        section, base = params["continuation"], bases["base"]
+        prompt = min(section["prompt_tokens"], base.max_length)
+        job = Generation(
+            shape=base.shape,
+            lora=_lora(params),
+            answers=2 * section["documents"],  # base and cpt
+            prompt_tokens=prompt,
+            new_tokens=section["new_tokens"],
+            longest=prompt + section["new_tokens"],
+            batch_size=section["documents"],
+        )
+        yield estimate_generation("continue_documents", job, machine=machine)
 
 
 def _lora(params: Mapping[str, Any]) -> Lora:

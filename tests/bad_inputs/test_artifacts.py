@@ -109,6 +109,10 @@ READS = {  # stage: what distinguishes its command, and the files that it cannot
             "data/adapters/sft/adapter_model.safetensors",
         ],
     ),
+    "continue_documents": (
+        "",
+        ["data/cpt/evaluation.parquet", "data/adapters/cpt/adapter_model.safetensors"],
+    ),
     "generate_answers": (
         "sft",
         ["data/tasks.jsonl", f"{BASE}/base.json", "data/adapters/sft/adapter_model.safetensors"],

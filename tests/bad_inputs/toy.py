@@ -84,6 +84,9 @@ COMMANDS = (
     + " --items "
     + " ".join(f"metrics/items/{arm}.jsonl" for arm in ARMS)
     + " --ledger metrics/ledger/score_adaptation.json",
+    "continue_documents --base data/base/base --model data/export/v7 --adapter data/adapters/cpt "
+    "--documents data/cpt --out data/continuations.jsonl "
+    "--ledger metrics/ledger/continue_documents.json",
     *(
         f"generate_answers --arm {arm} --base data/base/base --model data/export/v7 "
         f"--adapter {adapter} --tasks data/tasks.jsonl --out data/answers/{arm}.jsonl "

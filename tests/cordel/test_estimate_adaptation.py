@@ -290,6 +290,7 @@ def test_stages_of_one_base_come_in_the_order_of_the_pipeline(
         "adapt_sft@sft",
         "adapt_sft@cpt_sft",
         "score_adaptation",
+        "continue_documents",
         "generate_answers@base",
         "generate_answers@cpt",
         "generate_answers@sft",

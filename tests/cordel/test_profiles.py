@@ -34,6 +34,7 @@ from cordel.runtime.params import parse
 from cordel.seeds import SeedParams
 from cordel.tokenizers.params import CharParams, TokenizerParams
 from cordel.training.params import RunParams
+from stages.continue_documents import ContinuationParams
 from stages.encode_corpus import DatasetParams, EvaluationParams
 from stages.prepare_cpt import CptDataParams
 from stages.sample_early import EarlyParams
@@ -187,6 +188,7 @@ def owners_of(params: dict[str, Any]) -> Iterator[tuple[str, type]]:
         "sft_data": SftDataParams,
         "sft": AdaptationParams,
         "tasks": TaskParams,
+        "continuation": ContinuationParams,
         "generation": GenerationParams,
         "scoring_adaptation": AdaptationScoringParams,
         "resampling": ResamplingParams,
@@ -215,8 +217,8 @@ def test_every_section_of_a_profile_is_what_its_stage_expects(applied: Path) -> 
         assert parse(params[group][name] if name else params[group], owner, section)
         found.append(section)
     assert {section.split(".")[0] for section in found} == params.keys() - {"profile"}
-    # 10 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
-    assert len(found) == 10 + 12 + 6 + 3 + 8 + 12 + 2
+    # 11 + 12 sections, 6 tokenizers, 3 recipes, 8 datasets, 12 runs, 2 base models.
+    assert len(found) == 11 + 12 + 6 + 3 + 8 + 12 + 2
 
 
 def test_every_run_of_a_profile_is_an_architecture_on_a_dataset(applied: Path) -> None:

@@ -17,14 +17,18 @@ from safetensors.torch import load_file
 
 from cordel.adaptation.chat import Chat, load_chat, user_message
 from cordel.adaptation.corpus import read_encoded
+from cordel.adaptation.quantised import load_adapters, load_base, read_base
+from cordel.compute import ComputeParams, decide
 from cordel.corpus.documents import Document, write_documents
 from cordel.corpus.splits import write_splits
 from cordel.runtime.console import SIGNALS, run_stage
 from cordel.runtime.files import read_json, read_jsonl, write_json, write_jsonl
+from cordel.tokens import Encoded
 from stages import (
     account_costs,
     adapt_cpt,
     adapt_sft,
+    continue_documents,
     export_adapter,
     generate_answers,
     open_base,
@@ -34,6 +38,7 @@ from stages import (
     score_adaptation,
     score_answers,
 )
+from stages.continue_documents import ContinuationParams, longest
 from tests.cordel.adaptation import conftest as tiny
 
 pytestmark = pytest.mark.slow
@@ -43,6 +48,7 @@ MAINS = {
     "account_costs": account_costs.main,
     "adapt_cpt": adapt_cpt.main,
     "adapt_sft": adapt_sft.main,
+    "continue_documents": continue_documents.main,
     "export_adapter": export_adapter.main,
     "generate_answers": generate_answers.main,
     "open_base": open_base.main,
@@ -94,6 +100,11 @@ SCORE = (
     + " ".join(f"metrics/items/{arm}.jsonl" for arm in ARMS)
     + " --ledger metrics/ledger/score_adaptation.json"
 )
+CONTINUE = (
+    "continue_documents --base data/base/base --model model --adapter data/adapters/cpt "
+    "--documents data/cpt --out data/continuations.jsonl "
+    "--ledger metrics/ledger/continue_documents.json"
+)
 GENERATE = (
     "generate_answers --arm {0} --base data/base/{1} --model model --adapter {2} "
     "--tasks data/tasks.jsonl --out data/answers/{0}.jsonl "
@@ -111,6 +122,7 @@ EXPORT = (
     "--documents data/cpt --out data/export/sft --metrics metrics/export/sft.json"
 )
 LEDGERS = ["adapt_cpt", *(f"adapt_sft/{arm}" for arm in ADAPTED), "score_adaptation"]
+LEDGERS += ["continue_documents"]
 LEDGERS += [f"generate_answers/{arm}" for arm in ARMS] + ["train_lm/v7"]
 COSTS = (
     "account_costs --metrics metrics/costs.json --ledgers "
@@ -146,6 +158,7 @@ def tiny_params(project: Path) -> dict[str, Any]:
         params[arm] |= {"evaluations": 2, "warmup_steps": 1, "learning_rate": 5e-3}
     params["generation"] |= {"batch_size": 4, "brief_request": "Responda de forma breve."}
     params["generation"]["max_new_tokens"] = {"qa": 4, "summarization": 6, "rewriting": 6}
+    params["continuation"] = {"documents": 2, "prompt_tokens": 16, "new_tokens": 12}
     params["scoring_adaptation"] = {"batch_size": 4, "block_length": 256}
     params["resampling"] |= {"resamples": 50}
     params["evaluation"] = {"max_documents": 3}
@@ -213,6 +226,7 @@ def made(
         for arm, (base, start) in ADAPTED.items():
             run(SFT, arm, base, start)
         run(SCORE)
+        run(CONTINUE)
         for arm, (base, adapter) in ANSWERING.items():
             run(GENERATE, arm, base, adapter)
         for command in (ANSWERS, EXPORT, COSTS):
@@ -660,6 +674,57 @@ def test_scored_answers_have_text_and_scores() -> None:
         assert row.keys() == ROW | {"em", "f1", "rouge_l", "words"}
 
 
+# --- continued documents --------------------------------------------------------------------------
+
+
+def test_a_document_is_cut_in_two_and_its_author_goes_on() -> None:
+    chat = load_chat(Path("data/base/base"))
+    by_id = {d.id: d.ids for d in read_encoded(Path("data/cpt/evaluation.parquet"))}
+    rows = rows_of("data/continuations.jsonl")
+    assert len(rows) == 2
+    for row in rows:
+        ids = by_id[row["id"]]
+        assert row["prompt"] == chat.decode(ids[:16])
+        assert row["author"] == chat.decode(ids[16:28])
+
+
+@pytest.mark.parametrize("name", ["base", "cpt"])
+def test_each_arm_goes_on_with_its_likeliest_ids_one_by_one(name: str) -> None:
+    import torch  # noqa: PLC0415
+
+    base = read_base(Path("data/base/base"))
+    assert base is not None
+    model = load_base(base, decide(ComputeParams(device="cpu", threads=1, compile=False)))
+    if name == "cpt":
+        model = load_adapters(model, {"cpt": Path("data/adapters/cpt")}, base)
+    chat = load_chat(Path("data/base/base"))
+    for row in rows_of("data/continuations.jsonl"):
+        ids = [*chat.form.begin, *chat.encode(row["prompt"])]
+        start = len(ids)
+        while len(ids) < start + 12 and ids[-1] not in chat.form.end:
+            with torch.no_grad():
+                ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert row[name] == chat.decode(ids[start:])
+
+
+def test_the_ledger_counts_both_arms_of_both_documents() -> None:
+    attempt = read_json(Path("metrics/ledger/continue_documents.json"), kind=list)[0]
+    assert attempt["stage"] == "continue_documents"
+    assert attempt["tokens"]["processed"] == 2 * 2 * 16
+    assert 0 < attempt["tokens"]["generated"] <= 2 * 2 * 12
+
+
+def test_documents_that_are_short_are_cut_in_half() -> None:
+    params = ContinuationParams(documents=2, prompt_tokens=4, new_tokens=4)
+    found = longest([encoded_ids("a", 3), encoded_ids("b", 9), encoded_ids("c", 5)], params)
+    assert [document.id for document in found] == ["b", "c"]  # a full one, then the longest
+
+
+def encoded_ids(name: str, length: int) -> Encoded:
+    """Return a document of so many ids."""
+    return Encoded(id=name, ids=[7] * length, bytes=length, unknown_bytes=0)
+
+
 # --- export and costs -----------------------------------------------------------------------------
 
 
@@ -708,12 +773,12 @@ def test_the_merged_model_stops_where_its_answers_end() -> None:
 
 def test_costs_have_every_stage_with_a_ledger() -> None:
     costs = read_json(Path("metrics/costs.json"))
-    stages = {"adapt_cpt", "score_adaptation", "train_lm@v7"}
+    stages = {"adapt_cpt", "score_adaptation", "continue_documents", "train_lm@v7"}
     stages |= {f"adapt_sft@{arm}" for arm in ("sft", "cpt_sft")}
     stages |= {f"generate_answers@{arm}" for arm in OWN}
     assert costs["stages"].keys() == stages
     assert costs["groups"]["track_2"]["stages"] == 3
-    assert costs["groups"]["evaluation"]["stages"] == 5
+    assert costs["groups"]["evaluation"]["stages"] == 6
     assert costs["stages"]["adapt_cpt"]["utilisation"] > 0
     assert costs["total"]["stages"] == len(stages)
 
@@ -810,6 +875,13 @@ MISTAKES = {
     ),
     "other base, export": (EXPORT, lambda: foreign("sft"), MISMATCH.format("sft")),
     "other base, score": (SCORE, lambda: foreign("sft"), "belongs to none of the bases"),
+    "other base, continue": (CONTINUE, lambda: foreign("cpt"), MISMATCH.format("cpt")),
+    "none, continue": (CONTINUE, no_base, r"base_models\.base\.source is none"),
+    "no room to continue": (
+        CONTINUE,
+        lambda: change(continuation__new_tokens=256),
+        r"continuation\.new_tokens is 256, but the base's context of 256 has to hold the prompt",
+    ),
     "no reserved": (
         CPT_DATA,
         nothing_reserved,

@@ -90,6 +90,8 @@ def publish_results(name: str, *, root: Path) -> None:
             shutil.copyfile(root / file, out / file)
         if (root / "data/scored_answers").exists():
             write_jsonl(out / "answers.jsonl", chosen_answers(root / "data/scored_answers"))
+        if (root / "data/continuations.jsonl").exists():
+            shutil.copyfile(root / "data/continuations.jsonl", out / "continuations.jsonl")
 
 
 def render_results(*, root: Path) -> None:

@@ -31,7 +31,10 @@ CLAIMS = (
     "ptbr",
     "thesis",
 )  # profiles of which texts.yaml says what they may claim
-ANSWERS = ("reports/answers.jsonl", "answers.jsonl")  # those to show, of a run or of results/
+# Of a run, or of results/: the answers to show, and the documents that arms continued.
+ANSWERS = ("reports/answers.jsonl", "answers.jsonl")
+CONTINUED = ("data/continuations.jsonl", "continuations.jsonl")
+EXAMPLES_OF_DOCUMENTS = 2  # of the thesis' five
 SECTIONS = (
     *("board", "pareto", "curves", "tokenizers", "samples", "guardrails"),
     *("answers", "ten", "overlap", "costs", "thesis", "provenance"),
@@ -138,11 +141,10 @@ def read_texts(key: str) -> dict[str, str]:
 
 def contents(run: Run) -> dict[str, Any]:
     """Return what the page shows: nothing of it depends on the language."""
-    answers_shown = next((name for name in ANSWERS if run.has(name)), ANSWERS[0])
     profile = run.read("params.yaml")["profile"]
     rows = sections.ranking(run)
     answers = _optional(run, "metrics/answers.json")
-    ten = _optional(run, answers_shown)
+    ten = _first(run, ANSWERS)
     ledgers = sections.training_ledgers(run)
     figures = _optional(run, "audit/results/figures.json")
     leakage = _optional(run, "metrics/leakage.json")
@@ -172,6 +174,7 @@ def contents(run: Run) -> dict[str, Any]:
         "adaptation": _optional(run, "metrics/adaptation.json"),
         "ten": [row for row in ten or () if row.get("example") is None],
         "examples": {row["example"].raw: row for row in ten or () if row.get("example")},
+        "continued": list(_first(run, CONTINUED) or ())[:EXAMPLES_OF_DOCUMENTS],
         "overlaps": sections.overlaps(leakage) if leakage else [],
         "clean_scores": sections.clean_scores(leakage) if leakage else [],
         "audit": _optional(run, "audit/results/answers.json"),
@@ -216,6 +219,10 @@ def drawings(shown: Mapping[str, Any], words: charts.Labels) -> dict[str, dict[s
 
 def _optional(run: Run, name: str) -> Sourced | None:
     return run.read(name) if run.has(name) else None
+
+
+def _first(run: Run, names: Sequence[str]) -> Sourced | None:
+    return next((run.read(name) for name in names if run.has(name)), None)
 
 
 def _published(figures: Sourced | None) -> dict[str, dict[str, Sourced]]:
