@@ -44,10 +44,10 @@ from tests.pages import (
 HERE = Path(rendering.__file__).parent
 FOLDERS = {"sample": ROOT, "ptbr": ROOT / "results/ptbr"}
 ENGLISH, PORTUGUESE = LANGUAGES
-# What may hold digits and is no figure: names of runs, tokenizers, stages and measures.
+# What may hold digits and is no figure: names of runs, tokenizers, stages, measures and examples.
 NAMES = re.compile(
     r"\b(?:train_lm@|adapt_sft@|score_lm@|sample_lm@|sample_early@|train_tokenizer@)?"
-    r"(?:v[1-7]\w*|bpe\w+|unigram\w+)\b|\bF1\b|95 %"
+    r"(?:v[1-7]\w*|bpe\w+|unigram\w+)\b|\bF1\b|95 %|\b(?:Example|Exemplo) [12]\b"
 )
 
 
@@ -315,6 +315,7 @@ def without(*patterns: str) -> Run:
         (r"plots/curves/", "no curves"),
         (r"samples/", "no samples"),
         (r"answers\.jsonl", "no answers to show"),
+        (r"continuations\.jsonl", "No document was continued"),
         (r"audit/", "audit are not beside"),
         (r"dvc\.lock", "Where this comes from"),
         (r"metrics/lm/(base|cpt|sft|cpt_sft)\.json", "Bits per byte"),
@@ -394,7 +395,8 @@ def test_the_verb_renders_a_folder_of_results(
     shown = (tmp_path / "deep/out/index.html").read_text("utf-8")
     link = re.search(r'href="([^"]*audit/report\.md)"', shown)[1]
     assert (tmp_path / "deep/out" / link).resolve() == ROOT / "audit/report.md"
-    assert shown.count('class="instruction"') == 10
+    # Ten answers, and the thesis' five examples: two documents and three questions.
+    assert shown.count('class="instruction"') == 10 + 2 + 3
 
 
 # --- Rows -----------------------------------------------------------------------------------------
