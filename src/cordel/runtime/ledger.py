@@ -37,6 +37,8 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+# What a run is made from: were its own metrics among them, every stage after the first were dirty.
+MADE_FROM = ("dvc.yaml", "params.yaml", "src", "stages", "data/sample")
 ESTIMATES = Path(".ckpt/estimates.json")  # of `cordel estimate`: seconds a stage
 
 
@@ -112,7 +114,7 @@ def _provenance() -> dict[str, Any]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    changes = _git("status", "--porcelain", "--untracked-files=no")
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *MADE_FROM)
     return {
         "python": sys.version.split()[0],
         "versions": found,

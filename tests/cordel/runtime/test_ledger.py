@@ -140,9 +140,9 @@ def test_the_index_of_git_is_only_read(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A stage that is killed while git refreshes its index would leave .git/index.lock behind.
-    file = tmp_path / "a.txt"
-    file.write_text("a\n")
-    for words in (("init", "-q"), ("add", "a.txt")):
+    file = tmp_path / "params.yaml"
+    file.write_text("a: 1\n")
+    for words in (("init", "-q"), ("add", file.name)):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     os.utime(file, (0, 0))  # what git remembers of it is stale: a refresh would be due
     index = tmp_path / ".git/index"
@@ -151,6 +151,25 @@ def test_the_index_of_git_is_only_read(
     attempt(path)
     assert read_json(path, kind=list)[0]["dirty"] is True
     assert index.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "dirty"),
+    [("params.yaml", True), ("src/a.py", True), ("metrics/a.json", False), ("dvc.lock", False)],
+)
+def test_what_the_pipeline_writes_itself_makes_no_run_dirty(
+    name: str, dirty: bool, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("a\n")
+    monkeypatch.chdir(tmp_path)
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (("init", "-q"), ("add", name), (*identity, "commit", "-qm", "one")):
+        subprocess.run(["git", *words], check=True)
+    attempt(path)
+    (tmp_path / name).write_text("b\n")
+    attempt(path)
+    assert [a["dirty"] for a in read_json(path, kind=list)] == [dirty]
 
 
 def test_energy_is_unknown_where_nothing_measures_it_and_never_zero(path: Path) -> None:
