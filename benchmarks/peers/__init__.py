@@ -1,0 +1,1 @@
+"""What cordel is measured against, where no package of it is installed."""
