@@ -9,7 +9,7 @@ from cordel.reporting.page.render import render
 from cordel.reporting.page.run import Run
 from cordel.runtime.console import run_stage
 from cordel.runtime.files import write_jsonl
-from cordel.runtime.params import PARAMS, read_section
+from cordel.runtime.params import PARAMS, known_profile, read_section
 
 log = logging.getLogger(Path(__file__).stem)
 
@@ -26,7 +26,7 @@ def main() -> None:
         "--pages", type=Path, nargs=2, required=True, metavar=("ENGLISH", "PORTUGUESE")
     )
     args = parser.parse_args()
-    profile = read_section("profile", kind=str)
+    profile = known_profile(read_section("profile", kind=str))
     answers = list(chosen_answers(args.answers))
     files = {path.as_posix(): path for path in [*args.files, PARAMS]}
     if args.lock.exists():

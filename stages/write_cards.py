@@ -18,9 +18,8 @@ from cordel.reporting.cards.render import (
     run_card,
 )
 from cordel.runtime.console import run_stage
-from cordel.runtime.errors import ParamsError
 from cordel.runtime.files import new_directory, read_json
-from cordel.runtime.params import read_params, read_section
+from cordel.runtime.params import known_profile, read_params, read_section
 
 log = logging.getLogger(Path(__file__).stem)
 
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     facts = Facts(
-        profile=profile(),
+        profile=known_profile(read_section("profile", kind=str)),
         scores=by_name([*args.runs, *args.arms]),
         merged=by_name(args.merged),
         corpora=by_name(args.corpora),
@@ -85,20 +84,6 @@ def main() -> None:
         for name, card in cards.items():
             card.save(out / name / "README.md")
     log.info("%d cards: %s", len(cards), ", ".join(cards))
-
-
-def profile() -> str:
-    """Return the name of the profile of params.yaml.
-
-    Raises:
-        ParamsError: There is none of that name.
-    """
-    name = read_section("profile", kind=str)
-    if name != "sample" and not Path("profiles", f"{name}.yaml").is_file():
-        raise ParamsError(
-            f"params.yaml: profile is {name!r}, but profiles/{name}.yaml is not there"
-        )
-    return name
 
 
 def by_name(paths: Sequence[Path]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Clone:
             for out in stage["outs"]
             if "ledger" not in out["path"]
             and out["path"] != "metrics/costs.json"
-            and not out["path"].startswith("reports/index")
+            and not out["path"].startswith(("reports/index", "data/cards"))
         }
 
 

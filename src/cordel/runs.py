@@ -98,7 +98,7 @@ def _with_copies(line: str, like: str, name: str) -> list[str]:
     files = _files_of(like)
     if not files.search(line):
         return [line]
-    if line.lstrip().startswith(("- ", "plots/")):  # of a list
+    if re.match(r"\s*(?:- |\S+: )", line):  # of a list; of a command, a line may begin with a file
         return [line, files.sub(rf"\1\3{name}\2\4", line)]
     indent = line[: len(line) - len(line.lstrip())]
     # Of a folded command, in which the order of words counts and line breaks do not.

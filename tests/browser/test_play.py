@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.cordel.play.conftest import build_models
+from tests.cordel.play import conftest as toy
 
 pytestmark = pytest.mark.browser
+built = toy.built
 ROOT = Path(__file__).parents[2]
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -52,20 +53,9 @@ def served(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the toy project."""
-    folder = tmp_path_factory.mktemp("play")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("DVC_ROOT", raising=False)
-        build_models(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def address(project_folder: Path) -> Iterator[str]:
+def address(built: Path) -> Iterator[str]:
     """Return the address of the toy project's page."""
-    with served(project_folder) as found:
+    with served(built) as found:
         yield found
 
 
@@ -203,13 +193,13 @@ def test_text_of_a_model_is_text(visit: Visit) -> None:
     ],
 )
 def test_pictures_show_the_models_of_this_project(
-    name: str, how: dict[str, Any], browser: Browser, project_folder: Path
+    name: str, how: dict[str, Any], browser: Browser, built: Path
 ) -> None:
     # The sample's models where they are trained. CORDEL_SCREENSHOTS=docs/images keeps the pictures.
     trained = (ROOT / "data/models/v7").is_dir()
     context = browser.new_context(**how)
     page = context.new_page()
-    with served(ROOT if trained else project_folder) as found:
+    with served(ROOT if trained else built) as found:
         page.goto(found)
         expect(page.locator("#models input").first).to_be_visible()
         choose(page, "v1", "v7")

@@ -16,7 +16,7 @@ DOCUMENTS = [
 ]
 # Made by a run and not in the repository; everything else that looks like a path must be there.
 MADE = re.compile(
-    r"^(data/(?!sample)|logs/|\.git/|\.dvc/(?:offline\.html|config\.local)|\.venv|\.ckpt|\.\./shared"
+    r"^(data/(?!sample)|logs/|reports/|\.git/|\.dvc/(?:offline\.html|config\.local)|\.venv|\.ckpt|\.\./shared"
     r"|(?:meta|tokenizer)\.json|campaign\.md|(?:src/cordel/)?models/(?:NAME|conv)\.py|meta-llama/"
     r"|.*[*{<…$ ])"
 )

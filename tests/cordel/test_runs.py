@@ -173,6 +173,20 @@ def test_every_stage_of_a_run_is_there_for_the_new_one(stages_with_v8: dict[str,
     assert len(new) == 3
 
 
+@pytest.mark.parametrize("like", ["v1", "v6_rc16k_v5b", "v7"])
+def test_a_run_that_comes_and_goes_leaves_the_pipeline_as_it_was(like: str, tmp_path: Path) -> None:
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    before = [yaml.safe_load(text) for text in texts(tmp_path)]
+    add_run("v8", like, root=tmp_path)
+    added = yaml.safe_load(texts(tmp_path)[1])["stages"]
+    for name, stage in before[1]["stages"].items():  # each word once more, and no other
+        words = shlex.split(added[name].get("do", added[name])["cmd"])
+        assert [w for w in words if "v8" not in w] == shlex.split(stage.get("do", stage)["cmd"])
+    remove_run("v8", root=tmp_path)
+    assert [yaml.safe_load(text) for text in texts(tmp_path)] == before
+
+
 @pytest.mark.parametrize("join", JOINS)
 def test_every_join_names_the_new_run_as_often_as_the_old(
     join: str, stages_with_v8: dict[str, Any]

@@ -51,6 +51,7 @@ def test_v8_is_estimated_trained_and_ranked_and_no_other_run_is_trained(clone: C
     assert "train_lm@v8" in clone.cordel("estimate")
     ran = stages_run(clone.run("dvc", "repro"))
     joins = {"rank_lm", "check_samples", "check_leakage", "account_costs"}
+    joins |= {"write_cards", "render_report"}
     assert ran == {f"{stage}@v8" for stage in ("train_lm", "score_lm", "sample_lm")} | joins
     scores = json.loads((clone.root / "metrics/leaderboard.json").read_text("utf-8"))
     assert 1 < scores["v8"]["bits_per_byte"] < 8

@@ -65,7 +65,8 @@ def test_several_at_once_give_the_same_bytes(clone: Clone, smoke: Clone) -> None
     assert "nothing is stale" in said.splitlines()[-1]
     assert stages_run(clone.run("dvc", "repro")) == set()
     # Finished stages were not looked at again.
-    assert f"{86 - len(done)} of 86 stages" in said
+    of_all = len(yaml.safe_load((clone.root / "dvc.lock").read_text("utf-8"))["stages"])
+    assert f"{of_all - len(done)} of {of_all} stages" in said
 
     assert clone.lock() == smoke.lock()
     assert len(clone.lock()) > 100

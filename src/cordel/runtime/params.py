@@ -76,6 +76,18 @@ def read_section(section: str, *, kind: Any = Any, path: Path = PARAMS) -> Any:
     return checked
 
 
+def known_profile(name: str) -> str:
+    """Return the name of a profile of this folder: the value of ``profile``, checked.
+
+    Raises:
+        ParamsError: There is none of that name.
+    """
+    overlay = Path("profiles", f"{name}.yaml")
+    if name != "sample" and not overlay.is_file():
+        raise ParamsError(f"{PARAMS}: profile is {name!r}, but {overlay} is not there")
+    return name
+
+
 def _build(values: Any, owner: Any, where: str, problems: list[str]) -> Any:
     """Check ``values`` against the dataclass ``owner``; append problems instead of raising."""
     if not isinstance(values, Mapping):

@@ -29,7 +29,9 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "--models", metavar="NAME", nargs="+", default=[], help="[all that are here]"
     )
     parser.add_argument("--instruction", action="store_true", help="--text is a request to an arm")
-    parser.add_argument("--temperature", metavar="X", type=float, help="0: the likeliest [params]")
+    parser.add_argument(
+        "--temperature", metavar="X", type=float, help="0: the likeliest [params.yaml]"
+    )
     parser.add_argument("--top-p", metavar="X", type=float, help="[params.yaml]")
     parser.add_argument("--seed", metavar="N", type=int, help="[that of the first standard prompt]")
     parser.add_argument("--tokens", metavar="N", type=int, help="new ones, at most [params.yaml]")

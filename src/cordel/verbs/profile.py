@@ -9,7 +9,9 @@ log = logging.getLogger("cordel")
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("name", help="smoke | ptbr | thesis")
+    parser.add_argument(
+        "name", help="smoke | ptbr | thesis; back to the sample: git checkout main -- params.yaml"
+    )
 
 
 def _run(args: Namespace) -> None:

@@ -30,8 +30,16 @@ def _render(_: Namespace) -> None:
 
 
 def _add_folders(parser: ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--results", type=Path, required=True, metavar="DIR", help="such as results/ptbr"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where both pages go, made if need be",
+    )
 
 
 def _report(args: Namespace) -> None:
@@ -49,7 +57,7 @@ PUBLISH_RESULTS = Verb(
 )
 RESULTS = Verb(
     name="results",
-    help="render docs/results.md and the tables of other documents",
+    help="render docs/results.md and the tables of both READMEs and docs/architecture.md",
     run=_render,
 )
 REPORT = Verb(

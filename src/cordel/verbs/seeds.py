@@ -13,8 +13,8 @@ log = logging.getLogger("cordel")
 
 
 DESCRIPTION = """\
-Train a run or an SFT arm with further seeds. First says what each will cost, by the ledgers of the
-default seed; then writes them into the section seeds of params.yaml, from which `dvc repro` runs
+Add further seeds of a run or an SFT arm. First says what each will cost, by the ledgers of the
+default seed; then writes them into the section seeds of params.yaml, from which `dvc repro` trains
 them and nothing else. Without arguments: what the seeds that are there show, as Markdown.
 """
 EXAMPLES = """\

@@ -122,20 +122,24 @@ def pareto(rows: Sequence[Row], best: Sequence[Row], key: str, t: Labels) -> dic
     x = alt.X(
         f"{key}:Q", title=t[f"axis.{key}"], scale=alt.Scale(type="log", nice=False, padding=16)
     )
-    x = x.axis(grid=False, format="~g", tickCount=4, labelOverlap=True)
+    x = x.axis(grid=False, format="~g", tickCount=4, labelOverlap=True, labelSeparation=10)
     y = alt.Y("bits:Q", title=t["axis.bits"], scale=alt.Scale(zero=False))
     base = alt.Chart(alt.InlineData(values=data)).encode(x=x, y=y)
     line = base.transform_filter("datum.best").mark_line(
         interpolate="step-after", color="var(--muted)", strokeDash=[4, 3]
     )
-    names = base.transform_filter("datum.best").mark_text(align="left", dx=8, dy=-8, fontSize=11)
+    # Below the step that goes down to the point, with a rim that hides what lies under it.
+    named = base.transform_filter("datum.best").encode(text="name:N")
+    place: dict[str, Any] = {"align": "left", "dx": 8, "dy": 13, "fontSize": 11}
+    rim = named.mark_text(**place, stroke="var(--panel)", strokeWidth=4, strokeJoin="round")
+    names = rim + named.mark_text(**place)
     points = base.mark_point(filled=True, size=90).encode(
         color=_families(rows, t),
         shape=_shapes(rows, t),
         opacity=_chosen(),
         tooltip=_tips(t, name="name", bits="bits", hours="hours", usd="usd"),
     )
-    return _sized(points + line + names.encode(text="name:N"), 320)
+    return _sized(points + line + names, 320)
 
 
 def curves(
@@ -248,7 +252,7 @@ def guardrails(found: Mapping[str, Sourced], key: str, t: Labels) -> dict[str, A
         .mark_point(filled=True, size=95)
         .encode(
             x=alt.X("share:Q", title=t["axis.pass_share"], scale=alt.Scale(domain=[0, 1])).axis(
-                format="%", tickCount=5
+                format="%", tickCount=5, labelOverlap=True, labelSeparation=6
             ),
             y=alt.Y("tokenizer:N", title=None),
             color=alt.Color("kind:N", title=None, scale=alt.Scale(**scale, range=colours)),

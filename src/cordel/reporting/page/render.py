@@ -159,6 +159,7 @@ def contents(run: Run) -> dict[str, Any]:
         "arm_order": sections.ARMS,
         "tasks": sections.TASKS,
         "rows": rows,
+        "bounds": {row.name for row in rows if row.bound},
         "answer": sections.answer(run, rows),
         "costs": _optional(run, "metrics/costs.json"),
         "frontier": sections.frontier(sections.from_scratch(rows), "hours"),
