@@ -714,10 +714,11 @@ def test_the_ledger_counts_both_arms_of_both_documents() -> None:
     assert 0 < attempt["tokens"]["generated"] <= 2 * 2 * 12
 
 
-def test_documents_that_are_short_are_cut_in_half() -> None:
-    params = ContinuationParams(documents=2, prompt_tokens=4, new_tokens=4)
-    found = longest([encoded_ids("a", 3), encoded_ids("b", 9), encoded_ids("c", 5)], params)
-    assert [document.id for document in found] == ["b", "c"]  # a full one, then the longest
+def test_the_first_full_documents_are_chosen_and_then_the_longest() -> None:
+    params = ContinuationParams(documents=3, prompt_tokens=4, new_tokens=4)
+    lengths = {"a": 3, "b": 9, "c": 5, "d": 20}
+    found = longest([encoded_ids(*item) for item in lengths.items()], params)
+    assert [document.id for document in found] == ["b", "d", "c"]
 
 
 def encoded_ids(name: str, length: int) -> Encoded:
