@@ -2,24 +2,35 @@
 
 The lengths of prompts and answers are those of the run's own SFT examples; the ids are random, so
 the model is one of random weights with a vocabulary of 16k, in NF4 with LoRA on the seven layers.
+
+Where ``trl`` is installed (``pip install -c constraints.txt trl==1.16.0``), its SFTTrainer is a
+peer. It gets what is best for it on a CPU: float32 (its default is bfloat16, a hundred times as
+slow on most), LoRA in float32 (it casts a quantised model's to bfloat16) and no checkpointing. What
+it does beside the others: clipping and AdamW (so does the row "in its Trainer"), and each token's
+entropy and accuracy. Off CUDA it scores all places, on CUDA (Triton) only the supervised ones.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
-from benchmarks.measure import Work, interleave, rates
+from benchmarks.measure import Seconds, Work, interleave, rates
 from cordel.adaptation.chat import load_chat, user_message
 from cordel.adaptation.packing import NO_TARGET, Piece, collate, conversation_piece, pack
-from cordel.adaptation.qlora import supervised_nats
+from cordel.adaptation.qlora import BlockTrainer, supervised_nats
 from cordel.adaptation.quantised import (
     BaseModel,
     LoraParams,
@@ -48,10 +59,9 @@ class Rows:
 def measure(*, quick: bool) -> dict[str, Any]:
     """Return supervised tokens a CPU second of every way, and how far its logits are off."""
     compute = decide(ComputeParams(device="cpu", threads=1, compile=False))
-    pieces = conversations(24 if quick else 192)
+    pieces = conversations(24 if quick else 72)
     supervised = sum(t != NO_TARGET for p in pieces for t in p.targets)
-    with TemporaryDirectory() as folder:
-        model = random_base(Path(folder), compute)
+    model = random_base(compute)
     ways = {
         "cordel: packed, head on answers": Rows(packed(pieces), whole_logits=False),
         "one by one": Rows(padded(pieces, 1), whole_logits=True),
@@ -64,12 +74,20 @@ def measure(*, quick: bool) -> dict[str, Any]:
     alone = logits_of(model, padded(pieces[:16], 1))
     found: dict[str, Any] = {}
     works: dict[str, Work] = {name: step(model, rows) for name, rows in ways.items()}
-    took = interleave(works, rounds=1 if quick else 5, warm_up=0)
-    for name, rows in ways.items():
-        inside = sum(int((b["labels"] != NO_TARGET).sum()) for b in rows.batches)
-        places = sum(b["labels"].numel() for b in rows.batches)
-        found[name] = rates(took[name], inside) | {"useful_share": inside / places}
+    batches = {name: rows.batches for name, rows in ways.items()}
+    name = "cordel: the same in its Trainer"
+    works[name], batches[name] = own_trainer(model, pieces, compute), packed(pieces)
     few = {"packed": packed(pieces[:16]), "padded": padded(pieces[:16], BATCH)}
+    if find_spec("trl"):
+        theirs = random_base(compute)  # the same weights; TRL changes the model that it is given
+        for name, packing in (("TRL, packed", True), (f"TRL, padded, {BATCH}", False)):
+            works[name], batches[name] = trl_trainer(theirs, pieces, packing=packing)
+            _, few[name] = trl_trainer(theirs, pieces[:16], packing=packing)
+    took = interleave(works, rounds=1 if quick else 5, warm_up=0)
+    for name, seconds in took.items():
+        inside = sum(int((b["labels"] != NO_TARGET).sum()) for b in batches[name])
+        places = sum(b["labels"].numel() for b in batches[name])
+        found[name] = rates(seconds, inside) | {"useful_share": inside / places}
     errors = {name: difference(alone, logits_of(model, rows)) for name, rows in few.items()}
     return {
         "variants": found,
@@ -95,31 +113,29 @@ def conversations(count: int) -> list[Piece]:
     return pieces
 
 
-def random_base(folder: Path, compute: Compute) -> Any:
-    """Return a Llama of random weights in NF4, with a LoRA adapter."""
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
-
-    seed_everything(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=HIDDEN,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            max_position_embeddings=2048,
-        )
-    ).save_pretrained(folder)
-    base = BaseModel(
-        source="local",
-        model=str(folder),
-        revision=None,
-        weights="0" * 64,
+def random_base(compute: Compute) -> Any:
+    """Return a Llama of random weights (always the same) in NF4, with a LoRA adapter."""
+    config = LlamaConfig(
         vocab_size=VOCABULARY,
-        max_length=2048,
+        hidden_size=WIDTH,
+        intermediate_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        max_position_embeddings=2048,
     )
-    lora = LoraParams(rank=16, alpha=32, dropout=0.0, targets=TARGETS)
-    return new_adapter(load_base(base, compute), lora)
+    seed_everything(0)
+    with TemporaryDirectory() as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        base = BaseModel(
+            source="local",
+            model=folder,
+            revision=None,
+            weights="0" * 64,
+            vocab_size=VOCABULARY,
+            max_length=2048,
+        )
+        lora = LoraParams(rank=16, alpha=32, dropout=0.0, targets=TARGETS)
+        return new_adapter(load_base(base, compute), lora)
 
 
 def packed(pieces: Sequence[Piece]) -> list[dict[str, Tensor]]:
@@ -165,11 +181,112 @@ def step(model: Any, rows: Rows) -> Work:
                     logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="sum"
                 )
             else:
-                nats, _ = supervised_nats(model, batch)
+                nats = supervised_nats(model, batch)
             nats.backward()
         model.zero_grad(set_to_none=True)
 
     return work
+
+
+class _Clock(TrainerCallback):
+    """Looks at the clocks when training begins and after each step: set-up does not count."""
+
+    def __init__(self) -> None:
+        self.begun = self.ended = Seconds(0.0, 0.0)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.begun = Seconds(process_time(), perf_counter())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ended = Seconds(process_time(), perf_counter())
+
+
+ARGUMENTS: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "learning_rate": 0.0,  # so that every round sees the same model
+    "optim": "adamw_torch_fused",
+    "use_cpu": True,
+    "bf16": False,
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+def _pass(trainer: Any) -> Work:
+    """Return a unit of work: one epoch."""
+    clock = _Clock()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(clock)
+
+    def work() -> Seconds:
+        trainer.train()
+        return Seconds(clock.ended.cpu - clock.begun.cpu, clock.ended.wall - clock.begun.wall)
+
+    return work
+
+
+def own_trainer(model: Any, pieces: Sequence[Piece], compute: Compute) -> Work:
+    """Return a pass over the packed blocks by the Trainer of ``adapt_sft``."""
+    trainer = BlockTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=mkdtemp(),
+            per_device_train_batch_size=1,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            **ARGUMENTS,
+        ),
+        train_dataset=pack(pieces, BLOCK),
+        data_collator=partial(collate, pad=PAD),
+        compute=compute,
+        pad=PAD,
+    )
+    return _pass(trainer)
+
+
+def trl_trainer(
+    model: Any, pieces: Sequence[Piece], *, packing: bool
+) -> tuple[Work, list[dict[str, Tensor]]]:
+    """Return a pass over the conversations by TRL's SFTTrainer, and what its collator makes.
+
+    Its labels stand at their own places; those of the batches that are returned are shifted, as
+    all others here.
+    """
+    from datasets import Dataset, disable_progress_bars  # noqa: PLC0415  (only TRL wants it)
+    from tokenizers import Tokenizer  # noqa: PLC0415
+    from tokenizers.models import WordLevel  # noqa: PLC0415
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from trl.trainer.sft_config import SFTConfig  # noqa: PLC0415  # pyright: ignore
+    from trl.trainer.sft_trainer import SFTTrainer  # noqa: PLC0415  # pyright: ignore  (optional)
+
+    disable_progress_bars()
+    vocabulary = Tokenizer(WordLevel({"<pad>": PAD}, unk_token="<pad>"))  # noqa: S106  (no secret)
+    rows = [
+        {"input_ids": [*p.ids, p.targets[-1]], "labels": [NO_TARGET, *p.targets]} for p in pieces
+    ]
+    arguments = SFTConfig(
+        output_dir=mkdtemp(),
+        per_device_train_batch_size=1 if packing else BATCH,
+        max_length=BLOCK,
+        packing=packing,
+        gradient_checkpointing=False,
+        **ARGUMENTS,
+    )
+    trainer: Any = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=PreTrainedTokenizerFast(tokenizer_object=vocabulary, pad_token="<pad>"),  # noqa: S106
+    )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    batches = list(trainer.get_train_dataloader())
+    for batch in batches:
+        batch["labels"] = F.pad(batch["labels"][:, 1:], (0, 1), value=NO_TARGET)
+    return _pass(trainer), batches
 
 
 @torch.no_grad()
@@ -177,13 +294,13 @@ def logits_of(model: Any, batches: Sequence[dict[str, Tensor]]) -> dict[tuple[in
     """Return the logits that predict each conversation's answer, by the answer's ids."""
     found = {}
     for batch in batches:
-        if "position_ids" in batch:
+        if batch.get("attention_mask", torch.empty(0)).dim() == 4:  # cordel's own
             logits_BTV = head_of(model)(hidden_states(model, batch))
-            positions_BT = batch["position_ids"]
         else:
-            how = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            how = {name: value for name, value in batch.items() if name != "labels"}
             logits_BTV = model(**how, use_cache=False).logits
-            positions_BT = torch.arange(logits_BTV.shape[1]).expand(logits_BTV.shape[:2])
+        rows, width = batch["labels"].shape
+        positions_BT = batch.get("position_ids", torch.arange(width).expand(rows, width))
         for row, positions_T in enumerate(positions_BT):
             starts = [*(positions_T == 0).nonzero().flatten().tolist(), len(positions_T)]
             for start, end in pairwise(starts):

@@ -173,6 +173,8 @@ def ours(case: Case, ids: np.ndarray, architecture: str, optimizer: str) -> Trai
         "evaluations": 1,
         "optimizer": optimizer,
         "unigram_bias": False,
+        "bigram_start": None,
+        "teacher_share": 0.0,
         "learning_rate": LEARNING_RATE,
         "muon_learning_rate": 0.02,
         "beta1": BETAS[0],
@@ -298,7 +300,7 @@ class Litgpt:
         """Start it."""
         script = Path(__file__).parent / "peers/litgpt_step.py"
         shape = {name: getattr(case, name) for name in Case.__slots__}
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(  # noqa: S603  (the Python that the user names)
             [python, str(script), json.dumps(shape | {"d_ff_of_two": case.d_ff_of_two})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -308,12 +310,13 @@ class Litgpt:
         self.parameters = self._answer()["parameters"]
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        return json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:  # what it died of stands on stderr
+            raise RuntimeError(f"litgpt ended with {self._process.wait()}")
+        return json.loads(line)
 
     def step(self) -> Seconds:
         """Let it take a step."""
-        assert self._process.stdin is not None
         self._process.stdin.write("step\n")
         self._process.stdin.flush()
         return Seconds(**self._answer())

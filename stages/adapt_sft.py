@@ -19,8 +19,14 @@ from cordel.runtime.unfinished import checkpoint_folder, fingerprint
 
 log = logging.getLogger(Path(__file__).stem)
 SOURCES = [
-    Path(__file__).resolve().parent.parent / "src" / "cordel" / "adaptation" / f"{name}.py"
-    for name in ("chat", "packing", "qlora", "quantised")
+    Path(__file__).resolve().parent.parent / "src" / "cordel" / f"{name}.py"
+    for name in (
+        "adaptation/chat",
+        "adaptation/packing",
+        "adaptation/qlora",
+        "adaptation/quantised",
+        "losses",
+    )
 ]  # what the weights depend on
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from cordel.corpus.documents import EvaluationParams, read_documents
-from cordel.evaluation.references import KneserNey, ReferenceParams, compressed_bits_per_byte
+from cordel.evaluation.references import ReferenceParams, compressed_bits_per_byte
+from cordel.kneser_ney import KneserNey
 from cordel.runtime.console import progress, run_stage
 from cordel.runtime.files import rounded, write_json
 from cordel.runtime.ledger import ledger

@@ -21,6 +21,8 @@ log = logging.getLogger(Path(__file__).stem)
 SOURCES = (
     "models/__init__.py",
     "compute.py",
+    "kneser_ney.py",
+    "losses.py",
     "training",
     "tokens.py",
 )  # what the weights depend on

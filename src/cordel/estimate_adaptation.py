@@ -59,7 +59,7 @@ DOWNLOAD_BYTES_PER_SECOND = 100e6  # assumed
 
 # transformers, peft, bitsandbytes and the data, before any model. Same ledgers.
 CPU_BYTES = {"train": 680_000_000, "score": 750_000_000, "generate": 510_000_000}
-HEAD_CHUNK = 2048  # of adaptation/qlora.py (a test compares them)
+HEAD_CHUNK = {"cpu": 256, "cuda": 1024}  # CHUNK of losses.py (a test compares them)
 SAVED_CHECKPOINTS = 4  # Trainer keeps three, the best among them, while it writes the next
 TUNED_STEPS = 0.76  # until a batch of 32 has ended, of those allowed (sample: 0.82 and 0.71)
 UNTUNED_STEPS = 1.0  # a base does not end by itself; nor does CPT teach it
@@ -228,18 +228,17 @@ def training_flops(job: Adaptation) -> float:
     """Return the FLOPs of training: a forward and, for frozen matrices, as much on the way back.
 
     What has weights of its own to learn (LoRA), and attention, takes twice that on the way back.
-    Recomputation adds a forward: of layers with gradient checkpointing, and of the head where a
-    microbatch has more than ``HEAD_CHUNK`` supervised places.
+    Recomputation adds a forward: of layers with gradient checkpointing, and of a head with an
+    adapter of its own.
     """
     shape, lora, read = job.shape, job.lora, job.train
     frozen = 2 * shape.n_layer * layer_linear_parameters(shape)
     learning = 2 * lora.in_layers(shape) + 4 * job.block_length * shape.d_model * shape.n_layer
     again = int(job.checkpointing)
-    chunked = int(_supervised_at_once(job) > HEAD_CHUNK)
     head, head_lora = 2 * shape.vocab_size * shape.d_model, 2 * lora.at_head(shape)
     return (
         read.tokens * (frozen * (2 + again) + learning * (3 + again))
-        + read.supervised * (head * (2 + chunked) + head_lora * (3 + chunked))
+        + read.supervised * (head * (3 if head_lora else 2) + head_lora * 4)
         + forward_flops(shape, lora, job.validation, job.block_length)
     )
 
@@ -285,7 +284,8 @@ def _training_memory(job: Adaptation, machine: Calibration, trained: int, moment
     on_cpu = machine.device == "cpu"
     shape, tokens = job.shape, job.blocks * job.block_length
     parts = qlora_peak_bytes(shape, tokens=tokens, rank=job.lora.rank, upcast=on_cpu)
-    at_once = round(min(_supervised_at_once(job), HEAD_CHUNK))
+    chunk = HEAD_CHUNK["cuda" if job.lora.at_head(shape) else machine.device]
+    at_once = round(min(_supervised_at_once(job), chunk))
     parts["logits"] = LOGIT_BYTES * at_once * shape.vocab_size
     parts["adapter"] = adapter_training_bytes(0, trained, base_bytes=0, adapter_bytes=8 + moments)
     if not job.checkpointing:

@@ -313,6 +313,8 @@ TRAINING = {
     "evaluations": 1,
     "optimizer": "adamw",
     "unigram_bias": False,
+    "bigram_start": None,
+    "teacher_share": 0.0,
     "learning_rate": 0.01,
     "muon_learning_rate": 0.02,
     "beta1": 0.9,

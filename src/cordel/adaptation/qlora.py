@@ -43,6 +43,7 @@ from cordel.adaptation.quantised import (
     trainable_parameters,
 )
 from cordel.compute import Compute
+from cordel.losses import linear_cross_entropy
 from cordel.runtime.console import Progress, Stopped, stop_requests
 from cordel.runtime.errors import ArtifactError, UserError
 from cordel.runtime.files import new_directory, read_json, write_json, write_text
@@ -51,7 +52,7 @@ from cordel.runtime.unfinished import fingerprint
 
 log = logging.getLogger("adapt")
 
-HEAD_CHUNK = 2048  # supervised places at once: 1 GiB of float32 logits at 128k ids, not 8
+HEAD_CHUNK = 1024  # places at once: 0.5 GiB of float32 logits at 128k ids
 SAVE_EVERY_SECONDS = 300.0
 MARK = "complete"  # in a checkpoint that was written to its end: what it then was
 FINISHED = "finished.json"
@@ -108,25 +109,38 @@ class Adapted:
 # --- the loss -------------------------------------------------------------------------------------
 
 
-def supervised_nats(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return (summed nats, number of hits) over the targets of a batch of ``packing.collate``."""
-    hidden_BTD = hidden_states(model, batch)
+def supervised(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the hidden states ``float[N, D]`` of a batch's targets, and the targets."""
     chosen_BT = batch["labels"] != NO_TARGET
-    hidden_ND, targets_N = hidden_BTD[chosen_BT], batch["labels"][chosen_BT]
+    return hidden_states(model, batch)[chosen_BT], batch["labels"][chosen_BT]
+
+
+def supervised_nats(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Return the summed nats over the targets of a batch of ``packing.collate``."""
+    hidden_ND, targets_N = supervised(model, batch)
     head = head_of(model)
-    if len(targets_N) <= HEAD_CHUNK:
-        return _head_nats(head, hidden_ND, targets_N)
+    if isinstance(head, torch.nn.Linear):
+        return linear_cross_entropy(hidden_ND, head.weight, head.bias, targets_N)[0]
+    # The head has an adapter of its own: one chunk's logits at a time, again on the way back.
     pairs = zip(hidden_ND.split(HEAD_CHUNK), targets_N.split(HEAD_CHUNK), strict=True)
-    # Recomputed on the way back, so that the logits of one chunk at a time are in memory.
     parts = [checkpoint(_head_nats, head, h, t, use_reentrant=False) for h, t in pairs]
-    nats, hits = zip(*parts, strict=True)  # pyright: ignore[reportArgumentType]
-    return torch.stack(nats).sum(), torch.stack(hits).sum()
+    return torch.stack(parts).sum()  # pyright: ignore[reportArgumentType]
 
 
-def _head_nats(head: Any, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    logits_NV = head(hidden_ND).float()
-    hits = (logits_NV.detach().argmax(dim=-1) == targets_N).sum()
-    return F.cross_entropy(logits_NV, targets_N, reduction="sum"), hits
+def _head_nats(head: Any, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum")
+
+
+@torch.no_grad()
+def nats_and_hits(model: Any, batch: dict[str, Tensor]) -> tuple[float, int]:
+    """Return the summed nats over the targets, and how many are the likeliest id."""
+    nats, hits = 0.0, 0
+    parts = (each.split(HEAD_CHUNK) for each in supervised(model, batch))
+    for hidden_ND, targets_N in zip(*parts, strict=True):
+        logits_NV = head_of(model)(hidden_ND).float()
+        nats += F.cross_entropy(logits_NV, targets_N, reduction="sum").item()
+        hits += int((logits_NV.argmax(dim=-1) == targets_N).sum())
+    return nats, hits
 
 
 @torch.no_grad()
@@ -146,8 +160,8 @@ def score_blocks(
         chosen = blocks[at : at + batch_size]
         batch = {k: v.to(compute.device) for k, v in collate(chosen, pad=pad).items()}
         with compute.autocast():
-            summed, right = supervised_nats(model, batch)
-        nats, hits = nats + summed.item(), hits + int(right)
+            summed, right = nats_and_hits(model, batch)
+        nats, hits = nats + summed, hits + right
         targets += sum(block.supervised for block in chosen)
         advance(len(chosen))
     return nats, targets, hits
@@ -190,7 +204,7 @@ class BlockTrainer(Trainer):
     ) -> Any:
         """Return the nats of the batch divided by the targets of the whole accumulation."""
         with self.compute.autocast():
-            nats, _ = supervised_nats(model, inputs)
+            nats = supervised_nats(model, inputs)
         return nats / num_items_in_batch
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from cordel.evaluation.guardrails import is_fallback, is_short_alpha
-from cordel.evaluation.references import KneserNey
+from cordel.kneser_ney import KneserNey
 from cordel.runtime.errors import ArtifactError, ParamsError
 
 WORD = re.compile(r"[^\W\d_]+")

@@ -8,6 +8,8 @@ context_length)`` module with
 
 - ``forward(ids, state) -> (logits, state)``: ``int64[B, T]`` to ``float[B, T, V]``. ``state`` is
   None (start afresh, remember nothing) or what ``initial_state`` or an earlier call gave;
+- ``features(ids, state) -> (hidden, state)`` and ``head``, the output's (matrix, bias or None): the
+  same in two parts, so that training need not hold all logits;
 - ``initial_state()``: an empty memory to continue from;
 - ``carries_state``: whether training and scoring carry the state from window to window (RNNs), or
   each window stands alone and the state is only the key-value cache of generation (Transformers).

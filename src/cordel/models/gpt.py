@@ -133,8 +133,13 @@ class Model(nn.Module):
         """Return an empty key-value cache per block."""
         return [()] * len(self.blocks)
 
-    def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Return ``float[B, T, V]`` logits and, where a cache was given, the longer cache."""
+    @property
+    def head(self) -> tuple[Tensor, Tensor]:
+        """Return the output's matrix, which is the embedding's, and its bias."""
+        return self.tokens.weight, self.vocab_bias
+
+    def features(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the head's input ``float[B, T, D]`` and, if a cache was given, the longer one."""
         past = state[0][0].shape[2] if state and len(state[0]) else 0
         positions_T = torch.arange(past, past + ids_BT.shape[1], device=ids_BT.device)
         x_BTD = self.tokens(ids_BT) + self.positions(positions_T)
@@ -143,5 +148,9 @@ class Model(nn.Module):
         for block, cache in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             x_BTD, cache = block(x_BTD, cache)  # noqa: PLW2901
             after.append(cache)
-        logits_BTV = F.linear(self.norm(x_BTD), self.tokens.weight, self.vocab_bias)
-        return logits_BTV, after if state is not None else None
+        return self.norm(x_BTD), after if state is not None else None
+
+    def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return ``float[B, T, V]`` logits and what ``features`` returns beside."""
+        x_BTD, after = self.features(ids_BT, state)
+        return F.linear(x_BTD, *self.head), after

@@ -180,8 +180,22 @@ class Model(nn.Module):
         angles_TK = torch.outer(positions_T, 1 / self.params.rope_theta**powers).repeat(1, 2)
         return angles_TK.cos().to(like.dtype), angles_TK.sin().to(like.dtype)
 
-    def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Return ``float[B, T, V]`` logits and, where a cache was given, the longer cache."""
+    @property
+    def head(self) -> tuple[Tensor, None]:
+        """Return the output's matrix; it has no bias."""
+        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight, None
+
+    @property
+    def embedding(self) -> Tensor:
+        """Return the embedding's matrix."""
+        return self.model.embed_tokens.weight
+
+    def past_blocks(self, ids_N: Tensor) -> Tensor:
+        """Return ``float[N, V]`` logits of the embedding alone, as if no block added anything."""
+        return F.linear(self.model.norm(self.model.embed_tokens(ids_N)), *self.head)
+
+    def features(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the head's input ``float[B, T, D]`` and, if a cache was given, the longer one."""
         past = state[0][0].shape[2] if state and len(state[0]) else 0
         x_BTD = self.model.embed_tokens(ids_BT)
         rotary = self._rotary(past, ids_BT.shape[1], x_BTD)
@@ -190,6 +204,9 @@ class Model(nn.Module):
         for block, cache in zip(blocks, state or [None] * len(blocks), strict=True):
             x_BTD, cache = block(x_BTD, rotary, cache)  # noqa: PLW2901
             after.append(cache)
-        x_BTD = self.model.norm(x_BTD)
-        weight = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(x_BTD, weight), after if state is not None else None
+        return self.model.norm(x_BTD), after if state is not None else None
+
+    def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return ``float[B, T, V]`` logits and what ``features`` returns beside."""
+        x_BTD, after = self.features(ids_BT, state)
+        return F.linear(x_BTD, *self.head), after

@@ -10,6 +10,7 @@ Shapes: B batch, T time, D width, V vocabulary.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cordel.runtime.params import require
@@ -83,8 +84,13 @@ class Model(nn.Module):
         """Return None per layer: PyTorch starts a layer without a state from zeros."""
         return [None] * len(self.layers)
 
-    def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Return ``float[B, T, V]`` logits and the hidden state after the last position."""
+    @property
+    def head(self) -> tuple[Tensor, Tensor]:
+        """Return the output's matrix and bias."""
+        return self.output.weight, self.output.bias
+
+    def features(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the head's input ``float[B, T, D]`` and the state after the last position."""
         x_BTD = self.input_dropout(self.embedding(ids_BT))
         after = []
         for layer, norm, before in zip(
@@ -93,4 +99,9 @@ class Model(nn.Module):
             x_BTD, hidden = layer(x_BTD, before)
             x_BTD = norm(x_BTD)
             after.append(hidden)
-        return self.output(self.output_dropout(x_BTD)), after
+        return self.output_dropout(x_BTD), after
+
+    def forward(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return ``float[B, T, V]`` logits and the state after the last position."""
+        x_BTD, after = self.features(ids_BT, state)
+        return F.linear(x_BTD, *self.head), after

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cordel.compute import Compute
+from cordel.losses import Objective, linear_cross_entropy
 from cordel.runtime.console import Progress, Stopped, duration, stop_requests
-from cordel.runtime.errors import ParamsError, UserError
+from cordel.runtime.errors import UserError
 from cordel.tokens import SplitMeta
 from cordel.training.batches import LaneBatches, WindowBatches
+from cordel.training.ngrams import TrigramTeacher, start_at_bigrams, start_at_unigrams
 from cordel.training.optimizers import build_optimizers, clip
 from cordel.training.params import TrainingParams
 from cordel.training.resume import STATE, load_state, save_state
@@ -60,24 +61,6 @@ def detached(state: Any) -> Any:
     return None if state is None else type(state)(detached(item) for item in state)
 
 
-def start_at_unigrams(model: Any, train_ids: np.ndarray) -> None:
-    """Set the output bias to the log frequencies of the train tokens (each seen once more).
-
-    From a zero bias a GRU first learns the frequencies with its hidden units, which saturate, and
-    with thousands of pieces it stays there for the first thousands of steps (docs/notebook.md).
-
-    Raises:
-        ParamsError: The architecture has no output bias.
-    """
-    bias = dict(model.named_parameters()).get("output.bias")
-    if bias is None:
-        raise ParamsError(
-            "unigram_bias is true, but this architecture has no output bias; set false"
-        )
-    counts = np.bincount(train_ids, minlength=len(bias)) + 1.0
-    bias.data.copy_(torch.from_numpy(np.log(counts / counts.sum())))
-
-
 class Trainer:
     """One run: its model, its data, its optimisers and its state."""
 
@@ -96,7 +79,12 @@ class Trainer:
         if params.unigram_bias:
             start_at_unigrams(model, train_ids)
         self.model = model.to(compute.device)
-        self.forward = torch.compile(self.model) if compute.compile else self.model
+        self.features = self.model.features
+        if compute.compile:
+            self.features = torch.compile(self.features)
+        self.train_ids, self.teacher = train_ids, None
+        if params.teacher_share:
+            self.teacher = TrigramTeacher(train_ids, len(model.head[0])).to(compute.device)
         self.carries_state = model.carries_state and params.stride == params.context_length
         shape = {"context_length": params.context_length, "batch_size": params.batch_size}
         if self.carries_state:
@@ -138,20 +126,31 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------
 
-    def losses(self, logits_BTV: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (objective, cross-entropy), both in nats a token."""
+    def begin(self) -> None:
+        """Give the untrained weights what counting knows, where the run wants it."""
+        if self.params.bigram_start is not None:
+            log.info("fitting embedding and output to the bigrams of the train text")
+            p = self.params
+            start_at_bigrams(self.model, self.train_ids, p.bigram_start, seed=p.seed)
+
+    def losses(self, hidden_BTD: Tensor, ids_BT1: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (objective, cross-entropy) of windows, both in nats a token."""
         p = self.params
+        targets_BT = ids_BT1[:, 1:]
         if p.targets == "last":
-            logits_BTV, targets_BT = logits_BTV[:, -1:], targets_BT[:, -1:]
-        logits_NV, targets_N = logits_BTV.flatten(0, 1).float(), targets_BT.flatten()
-        entropy = F.cross_entropy(logits_NV, targets_N)
-        objective = entropy
-        if p.label_smoothing:
-            objective = F.cross_entropy(logits_NV, targets_N, label_smoothing=p.label_smoothing)
-        if p.fallback_penalty:
-            mass = logits_NV.softmax(dim=-1)[:, -FALLBACK_IDS:].sum(dim=-1).mean()
-            objective = objective + p.fallback_penalty * mass
-        return objective, entropy.detach()
+            hidden_BTD, targets_BT = hidden_BTD[:, -1:], targets_BT[:, -1:]
+        objective = Objective(
+            smoothing=p.label_smoothing,
+            penalty=p.fallback_penalty,
+            penalised=FALLBACK_IDS,
+            soft=None if self.teacher is None else self.teacher.rows(ids_BT1),
+            soft_share=p.teacher_share,
+        )
+        summed = linear_cross_entropy(
+            hidden_BTD.flatten(0, 1), *self.model.head, targets_BT.flatten(), objective
+        )
+        value, entropy = (each / targets_BT.numel() for each in summed)
+        return value, entropy
 
     def take_step(self) -> None:
         """Forward, backward, clip, update."""
@@ -162,8 +161,8 @@ class Trainer:
         hidden = None if batch.starts_afresh else self.state.hidden
         self.model.train()
         with self.compute.autocast():
-            logits_BTV, hidden = self.forward(ids[:, :-1], hidden)
-            objective, entropy = self.losses(logits_BTV, ids[:, 1:])
+            hidden_BTD, hidden = self.features(ids[:, :-1], hidden)
+            objective, entropy = self.losses(hidden_BTD, ids)
         self.state.hidden = detached(hidden) if self.carries_state else None
         objective.backward()
         clip(self.model, self.params)
@@ -224,10 +223,11 @@ class Trainer:
         for step in range(batches.steps_per_epoch):
             ids = torch.from_numpy(batches.batch(step).ids).to(self.compute.device)
             with self.compute.autocast():
-                logits_BTV, hidden = self.model(ids[:, :-1], hidden)
+                hidden_BTD, hidden = self.model.features(ids[:, :-1], hidden)
+                targets_N = ids[:, 1:].flatten()
+                hidden_ND = hidden_BTD.flatten(0, 1)
+                nats += linear_cross_entropy(hidden_ND, *self.model.head, targets_N)[1].item()
             hidden = hidden if self.model.carries_state else None
-            logits_NV, targets_N = logits_BTV.flatten(0, 1).float(), ids[:, 1:].flatten()
-            nats += F.cross_entropy(logits_NV, targets_N, reduction="sum").item()
             count += targets_N.numel()
         return nats / count
 
@@ -268,6 +268,8 @@ class Trainer:
         if (snapshot := load_state(folder)) is not None:
             self.restore(snapshot)
             log.info("%s", self._resumed(label, folder))
+        else:
+            self.begin()
         p = self.params
         eval_steps = {round(self.total_steps * k / p.evaluations) for k in range(p.evaluations + 1)}
         tokens = p.batch_size * p.context_length

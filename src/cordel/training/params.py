@@ -7,6 +7,22 @@ from cordel.runtime.params import require
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BigramStart:
+    """The section ``bigram_start`` of a run."""
+
+    batches: int  # of contexts, each with its whole distribution
+    contexts: int  # a batch
+    learning_rate: float  # peak; down to 0 over the second half
+    embedding_rms: float  # of the embedding then; larger: the blocks change it less at first
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("batches", "contexts", "learning_rate", "embedding_rms"):
+            value = getattr(self, name)
+            require(value > 0, f"{name} is {value}, expected more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingParams:
     """How one model is trained; the thesis' faithful recipe is an overlay, no second loop."""
 
@@ -23,6 +39,8 @@ class TrainingParams:
     unigram_bias: (
         bool  # the output bias starts at the log frequencies of the train tokens, not at 0
     )
+    bigram_start: BigramStart | None  # embedding and output start at the bigrams of the train text
+    teacher_share: float  # of the targets that are Kneser-Ney trigrams of the train text
     learning_rate: float  # muon: of the embedding, output and norms
     muon_learning_rate: float  # of the hidden matrices
     beta1: float
@@ -54,7 +72,7 @@ class TrainingParams:
         for name in ("weight_decay", "grad_clip", "warmup_steps", "fallback_penalty"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value}, expected at least 0")
-        for name in ("beta1", "beta2", "label_smoothing"):
+        for name in ("beta1", "beta2", "label_smoothing", "teacher_share"):
             value = getattr(self, name)
             require(0 <= value < 1, f"{name} is {value}, expected 0 <= x < 1")
         require(
@@ -63,6 +81,10 @@ class TrainingParams:
         require(
             self.schedule_epochs >= self.epochs,
             f"schedule_epochs {self.schedule_epochs} is less than epochs {self.epochs}",
+        )
+        require(
+            not self.teacher_share or self.targets == "all",
+            f"teacher_share is {self.teacher_share} with targets: last, expected targets: all",
         )
         require(
             self.stride <= self.context_length,

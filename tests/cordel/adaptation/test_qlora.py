@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers.trainer import TRAINER_STATE_NAME
 
+from cordel import losses
 from cordel.adaptation import qlora
 from cordel.adaptation.packing import NO_TARGET, Block, collate, conversation_piece, pack
 from cordel.adaptation.qlora import (
@@ -27,6 +28,7 @@ from cordel.adaptation.qlora import (
     finished,
     last_checkpoint,
     model_flops,
+    nats_and_hits,
     schedule_of,
     score_blocks,
     seal,
@@ -153,7 +155,7 @@ def furthest(a: Path, b: Path) -> float:
 def test_the_loss_is_that_of_the_response_given_the_prompt(model: Any) -> None:
     prompt, response = [2, 50, 51, 52, 53], [60, 61, 62, 5]
     [block] = pack([conversation_piece(prompt, response)], 16)
-    nats, _ = supervised_nats(model, collate([block], pad=0))
+    nats = supervised_nats(model, collate([block], pad=0))
     logits = model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits[0]
     # The last id of the prompt predicts the first of the response, and so on.
     expected = sum(
@@ -167,7 +169,7 @@ def test_the_prompt_has_no_targets_so_only_the_response_has_a_gradient(model: An
     prompt, response = [2, 50, 51, 52, 53], [60, 61, 62, 5]
     [block] = pack([conversation_piece(prompt, response)], 16)
     assert block.targets[:4] == [NO_TARGET] * 4
-    found = gradients(model, lambda: supervised_nats(model, collate([block], pad=0))[0])
+    found = gradients(model, lambda: supervised_nats(model, collate([block], pad=0)))
 
     def by_hand() -> torch.Tensor:
         logits = model(input_ids=torch.tensor([[*prompt, *response]]), use_cache=False).logits[0]
@@ -208,11 +210,11 @@ def full_nats(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_the_head_on_supervised_places_gives_the_loss_of_all_logits(
     model: Any, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(qlora, "HEAD_CHUNK", chunk)
+    monkeypatch.setattr(losses, "CHUNK", {"cpu": chunk})
     batch = packed_batch()
-    nats, _ = supervised_nats(model, batch)
+    nats = supervised_nats(model, batch)
     assert nats.item() / 39 == pytest.approx(full_nats(model, batch).item() / 39, abs=1e-5)
-    found = gradients(model, lambda: supervised_nats(model, batch)[0])
+    found = gradients(model, lambda: supervised_nats(model, batch))
     expected = gradients(model, lambda: full_nats(model, batch))
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
@@ -231,20 +233,19 @@ def test_hits_are_the_places_whose_likeliest_id_is_the_target(
         batch["labels"][row, column] = likeliest[row, column]
     right = int((likeliest == batch["labels"]).sum())
     assert right >= 8 == len(places[::5])
-    assert int(supervised_nats(model, batch)[1]) == right
+    nats, hits = nats_and_hits(model, batch)
+    assert hits == right
+    assert nats == pytest.approx(full_nats(model, batch).item(), rel=1e-5)
 
 
-def test_the_logits_of_one_chunk_at_a_time_are_made(
+def test_a_score_makes_the_logits_of_one_chunk_at_a_time(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qlora, "HEAD_CHUNK", 3)
     sizes: list[int] = []
-    head = head_of(model)
-    head.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-    nats, _ = supervised_nats(model, packed_batch())
+    head_of(model).register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    nats_and_hits(model, packed_batch())
     assert sizes == [3] * 13
-    nats.backward()
-    assert len(sizes) == 26  # once more on the way back
 
 
 # --- many blocks ----------------------------------------------------------------------------------
@@ -254,13 +255,13 @@ def test_the_logits_of_one_chunk_at_a_time_are_made(
 def test_scores_are_sums_over_targets_whatever_the_batches(
     model: Any, cpu: Compute, batch_size: int
 ) -> None:
-    expected = [supervised_nats(model, collate([block], pad=0)) for block in EVALUATION]
+    expected = [nats_and_hits(model, collate([block], pad=0)) for block in EVALUATION]
     done: list[int] = []
     nats, targets, hits = score_blocks(
         model, EVALUATION, batch_size=batch_size, pad=0, compute=cpu, advance=done.append
     )
-    assert nats == pytest.approx(sum(n.item() for n, _ in expected), abs=1e-3)
-    assert (targets, hits) == (28, sum(int(h) for _, h in expected))
+    assert nats == pytest.approx(sum(n for n, _ in expected), abs=1e-3)
+    assert (targets, hits) == (28, sum(h for _, h in expected))
     assert sum(done) == 5
 
 
@@ -279,7 +280,7 @@ def test_the_evaluation_is_the_mean_over_targets_not_over_batches(
 ) -> None:
     few, many = single(1, 6, 2), single(2, 3, 18)
     plain = load_base(base, cpu)
-    nats = [supervised_nats(plain, collate([b], pad=0))[0].item() for b in (few, many)]
+    nats = [supervised_nats(plain, collate([b], pad=0)).item() for b in (few, many)]
     by_token, by_batch = sum(nats) / 20, (nats[0] / 2 + nats[1] / 18) / 2
     adapted = start("run", evaluation=[few, many], batch_size=1, train=BLOCKS[:2], evaluations=1)
     first = adapted.curve[0]

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cordel.evaluation.references import KneserNey, ReferenceParams, compressed_bits_per_byte
+from cordel.evaluation.references import ReferenceParams, compressed_bits_per_byte
+from cordel.kneser_ney import KneserNey
 
 
 def model(order: int, vocab_size: int, *documents: list[int]) -> KneserNey:

@@ -38,6 +38,8 @@ PARAMS: dict[str, Any] = {  # 12 steps of 2 x 5 tokens on the ids below
     "evaluations": 3,
     "optimizer": "adamw",
     "unigram_bias": False,
+    "bigram_start": None,
+    "teacher_share": 0.0,
     "learning_rate": 0.01,
     "muon_learning_rate": 0.02,
     "beta1": 0.9,

@@ -5,16 +5,18 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cordel.runtime.console import Stopped
-from cordel.runtime.errors import ParamsError
 from cordel.tokens import SplitMeta
 from cordel.training import loop
-from cordel.training.loop import TrainingDivergedError, start_at_unigrams
+from cordel.training.loop import TrainingDivergedError
+from cordel.training.params import BigramStart
 from cordel.training.resume import load_state, save_state
 
 EVERY = pytest.mark.parametrize("name", ["lstm", "gru", "gpt", "llama"])
@@ -62,47 +64,72 @@ def bytes_of(trainer) -> dict[str, bytes]:
 # --- losses ---------------------------------------------------------------------------------------
 
 
-def logits_of(*probabilities: float) -> torch.Tensor:
-    """Return ``float[1, 1, V]`` logits of one prediction."""
-    return torch.tensor(probabilities).log()[None, None]
+def hidden_of(run: Any) -> torch.Tensor:
+    """Return ``float[2, 3, D]`` made-up hidden states of a run's model."""
+    width = run.model.head[0].shape[1]
+    return torch.randn(2, 3, width, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
-def test_without_extras_the_objective_is_the_cross_entropy(trainer: Callable) -> None:
-    objective, entropy = trainer().losses(logits_of(0.25, 0.75), torch.tensor([[1]]))
-    # -ln 0.75
-    assert objective.item() == entropy.item() == pytest.approx(0.287682, abs=1e-6)
-
-
-def test_label_smoothing_changes_only_the_objective(trainer: Callable) -> None:
-    losses = trainer(label_smoothing=0.2).losses
-    objective, entropy = losses(logits_of(0.25, 0.75), torch.tensor([[1]]))
-    # 0.8 x 0.287682 + 0.2 x (1.386294 + 0.287682) / 2
-    assert objective.item() == pytest.approx(0.397543, abs=1e-6)
-    assert entropy.item() == pytest.approx(0.287682, abs=1e-6)
-
-
-def test_the_fallback_penalty_adds_the_mass_of_the_last_256_ids(trainer: Callable) -> None:
-    # 300 ids; the last 256 have 0.6 of the mass, evenly, and the others 0.4. Target 0 is one of 44.
-    logits = logits_of(*[0.4 / 44] * 44, *[0.6 / 256] * 256)
-    objective, entropy = trainer(fallback_penalty=0.25).losses(logits, torch.tensor([[0]]))
-    assert entropy.item() == pytest.approx(math.log(110), abs=1e-5)
-    assert (objective - entropy).item() == pytest.approx(0.25 * 0.6, abs=1e-5)
+IDS = torch.tensor([[4, 0, 1, 2], [3, 3, 0, 5]])
 
 
 def test_the_mean_is_over_all_targets(trainer: Callable) -> None:
-    # -ln 0.25 and -ln 0.75: mean 0.836988.
-    logits = logits_of(0.25, 0.75).expand(1, 2, 2)
-    _, entropy = trainer().losses(logits, torch.tensor([[0, 1]]))
-    assert entropy.item() == pytest.approx(0.836988, abs=1e-6)
+    run = trainer()
+    hidden = hidden_of(run)
+    objective, entropy = run.losses(hidden, IDS)
+    logits = F.linear(hidden, *run.model.head)
+    expected = F.cross_entropy(logits.flatten(0, 1), IDS[:, 1:].flatten())
+    assert objective.item() == entropy.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_targets_last_supervises_one_target_a_window(trainer: Callable) -> None:
-    logits = logits_of(0.25, 0.75).repeat(2, 3, 1).requires_grad_()
-    targets = torch.tensor([[0, 0, 1], [0, 0, 1]])
-    objective, entropy = trainer(targets="last").losses(logits, targets)
+    run = trainer(targets="last")
+    hidden = hidden_of(run)
+    objective, entropy = run.losses(hidden, IDS)
     objective.backward()
-    assert entropy.item() == pytest.approx(0.287682, abs=1e-6)
-    assert logits.grad.abs().sum(dim=2).bool().tolist() == [[False, False, True]] * 2
+    logits = F.linear(hidden[:, -1], *run.model.head)
+    assert entropy.item() == pytest.approx(F.cross_entropy(logits, IDS[:, -1]).item(), rel=1e-6)
+    assert hidden.grad.abs().sum(dim=2).bool().tolist() == [[False, False, True]] * 2
+
+
+def test_the_fallback_penalty_is_on_the_last_256_ids(
+    trainer: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cordel.training.loop.FALLBACK_IDS", 4)
+    run = trainer(fallback_penalty=0.25)
+    hidden = hidden_of(run)
+    objective, entropy = run.losses(hidden, IDS)
+    mass = F.linear(hidden, *run.model.head).softmax(dim=-1)[..., -4:].sum(dim=-1).mean()
+    assert (objective - entropy).item() == pytest.approx(0.25 * mass.item(), rel=1e-4)
+
+
+def test_a_teacher_is_asked_for_its_share_of_the_targets(trainer: Callable) -> None:
+    run = trainer("llama", teacher_share=0.7)
+    hidden = hidden_of(run)
+    objective, entropy = run.losses(hidden, IDS)
+    log_p = F.linear(hidden, *run.model.head).log_softmax(dim=-1).flatten(0, 1)
+    soft = -(run.teacher.rows(IDS) * log_p).sum(dim=-1).mean()
+    expected = 0.7 * soft.item() + 0.3 * entropy.item()
+    assert objective.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_start_at_bigrams_is_made_once_and_not_again_by_a_resumed_run(
+    trainer: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = BigramStart(batches=3, contexts=4, learning_rate=0.02, embedding_rms=2.0)
+    for folder in ("whole", "cut"):
+        (tmp_path / folder).mkdir()
+    whole = trainer("llama", bigram_start=start, teacher_share=0.5)
+    whole.run(tmp_path / "whole", "v0")
+    cut = trainer("llama", bigram_start=start, teacher_share=0.5)
+    interrupt(monkeypatch, cut, tmp_path / "cut", step=4)
+    monkeypatch.setattr(
+        "cordel.training.loop.start_at_bigrams", lambda *_, **__: pytest.fail("again")
+    )
+    resumed = trainer("llama", bigram_start=start, teacher_share=0.5)
+    resumed.run(tmp_path / "cut", "v0")
+    assert bytes_of(resumed) == bytes_of(whole)
+    assert bytes_of(whole) != bytes_of(trainer("llama", teacher_share=0.5))
 
 
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.3}, {"fallback_penalty": 0.5}])
@@ -471,17 +498,3 @@ def test_a_snapshot_survives_the_file(trainer: Callable, tmp_path: Path, name: s
     other.restore(load_state(tmp_path))
     assert bytes_of(other) == bytes_of(found)
     assert (other.state.step, other.state.curve) == (3, found.state.curve)
-
-
-def test_unigram_bias_starts_an_rnn_at_the_frequencies_of_the_train_tokens() -> None:
-    # Ids 0, 0, 0, 2 over a vocabulary of 3, each seen once more: 4/7, 1/7, 2/7.
-    model = torch.nn.Module()
-    model.output = torch.nn.Linear(2, 3)
-    start_at_unigrams(model, np.array([0, 0, 0, 2], dtype=np.uint16))
-    assert model.output.bias.exp().tolist() == pytest.approx([4 / 7, 1 / 7, 2 / 7])
-
-
-def test_unigram_bias_needs_an_output_bias() -> None:
-    model = torch.nn.Linear(2, 3, bias=False)
-    with pytest.raises(ParamsError, match=r"unigram_bias is true, but .* no output bias"):
-        start_at_unigrams(model, np.array([0], dtype=np.uint16))
