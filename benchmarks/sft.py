@@ -59,7 +59,7 @@ class Rows:
 def measure(*, quick: bool) -> dict[str, Any]:
     """Return supervised tokens a CPU second of every way, and how far its logits are off."""
     compute = decide(ComputeParams(device="cpu", threads=1, compile=False))
-    pieces = conversations(24 if quick else 72)
+    pieces = conversations(16 if quick else 72)
     supervised = sum(t != NO_TARGET for p in pieces for t in p.targets)
     model = random_base(compute)
     ways = {

@@ -31,6 +31,7 @@ class Objective:
     penalised: int = 0
     soft: Tensor | None = None  # a teacher's distributions, float32[N, V]
     soft_share: float = 0.0  # of the targets that are the teacher's
+    weights: Tensor | None = None  # of the places, float32[N]
 
 
 def linear_cross_entropy(
@@ -72,8 +73,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = F.linear(hidden, weight_VD, bias_V)
             log_p = logits.float().log_softmax(dim=-1)
             soft = None if objective.soft is None else objective.soft[places]
-            parts, d_logits = _of_chunk(log_p, targets, objective, soft)
-            sums += parts
+            values, d_logits = _of_chunk(log_p, targets, objective, soft)
+            if objective.weights is not None:
+                values = values * objective.weights[places]
+                d_logits.mul_(objective.weights[places, None])
+            sums += values.sum(dim=1)
             if not any(grads):
                 continue
             if of_bias is not None:
@@ -98,21 +102,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _of_chunk(
     log_p: Tensor, targets: Tensor, objective: Objective, soft: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return ([objective, cross-entropy], gradient of the logits); ``log_p`` is overwritten."""
+    """Return (objective and cross-entropy ``[2, N]``, gradient of the logits, over ``log_p``)."""
     o, V = objective, log_p.shape[1]
-    entropy = -log_p.gather(1, targets).sum()
+    entropy = -log_p.gather(1, targets)[:, 0]
     hard = 1.0 if soft is None else 1 - o.soft_share
     value = hard * (1 - o.smoothing) * entropy
     if o.smoothing:
-        value = value - hard * o.smoothing / V * log_p.sum()
+        value = value - hard * o.smoothing / V * log_p.sum(dim=1)
     if soft is not None:
-        value = value - o.soft_share * torch.dot(soft.flatten(), log_p.flatten())
+        value = value - o.soft_share * torch.linalg.vecdot(soft, log_p)
     d_logits = log_p.exp_()
     if o.penalty:
         last = d_logits[:, -o.penalised :].clone()
-        mass = last.sum(dim=1, keepdim=True)
-        value = value + o.penalty * mass.sum()
-        d_logits.mul_(1 - o.penalty * mass)[:, -o.penalised :].add_(last, alpha=o.penalty)
+        mass = last.sum(dim=1)
+        value = value + o.penalty * mass
+        d_logits.mul_(1 - o.penalty * mass[:, None])[:, -o.penalised :].add_(last, alpha=o.penalty)
     if o.smoothing:
         d_logits.sub_(hard * o.smoothing / V)
     if soft is not None:

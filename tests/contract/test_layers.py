@@ -18,10 +18,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": {"models", "runtime"},  # format, between train_lm and the stages that read it
     "kneser_ney": {"runtime"},
     "losses": set(),
-    "training": {"compute", "kneser_ney", "losses", "runtime", "tokens"},  # never a model by name: it is given one
+    "training": {
+        "compute",
+        "kneser_ney",
+        "losses",
+        "runtime",
+        "tokens",
+    },  # never a model by name: it is given one
     "evaluation": {"compute", "kneser_ney", "models", "runtime", "tokens"},
     "export": {"checkpoints", "runtime", "tokens"},
-    "adaptation": {"compute", "corpus", "losses", "runtime", "tokens"},  # never training: its own loop
+    "adaptation": {
+        "compute",
+        "corpus",
+        "losses",
+        "runtime",
+        "tokens",
+    },  # never training: its own loop
     "sizing": {"runtime"},
     "costs": {"runtime"},
     "estimate": {"costs", "runtime", "sizing"},

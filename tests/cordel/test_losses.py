@@ -33,14 +33,14 @@ def reference(parts: tuple[Tensor, ...], o: Objective) -> Tensor:
     """Return the objective as its definition has it, from all logits."""
     hidden, weight, bias, targets = parts
     logits = F.linear(hidden, weight, bias)
-    hard = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=o.smoothing)
+    hard = F.cross_entropy(logits, targets, reduction="none", label_smoothing=o.smoothing)
     share = 0.0 if o.soft is None else o.soft_share
     value = (1 - share) * hard
     if o.soft is not None:
-        value = value - share * (o.soft * logits.log_softmax(dim=-1)).sum()
+        value = value - share * (o.soft * logits.log_softmax(dim=-1)).sum(dim=-1)
     if o.penalty:
-        value = value + o.penalty * logits.softmax(dim=-1)[:, -o.penalised :].sum()
-    return value
+        value = value + o.penalty * logits.softmax(dim=-1)[:, -o.penalised :].sum(dim=-1)
+    return (value if o.weights is None else value * o.weights).sum()
 
 
 OBJECTIVES = {
@@ -48,7 +48,15 @@ OBJECTIVES = {
     "smoothing": Objective(smoothing=0.1),
     "penalty": Objective(penalty=0.25, penalised=3),
     "a teacher": Objective(soft=SOFT, soft_share=0.9),
-    "all": Objective(smoothing=0.1, penalty=0.5, penalised=2, soft=SOFT, soft_share=0.4),
+    "weights": Objective(weights=torch.linspace(0, 2, N)),
+    "all": Objective(
+        weights=torch.linspace(0, 2, N),
+        smoothing=0.1,
+        penalty=0.5,
+        penalised=2,
+        soft=SOFT,
+        soft_share=0.4,
+    ),
 }
 
 
@@ -63,8 +71,9 @@ def test_value_and_gradients_are_those_of_the_definition(name: str, bias: bool) 
     (expected / N).backward()
     # Sums are in float32.
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-4)
-    plain = F.cross_entropy(F.linear(*theirs[:3]), theirs[3], reduction="sum")
-    torch.testing.assert_close(entropy.double(), plain, rtol=1e-5, atol=1e-4)
+    weights = torch.ones(N) if objective.weights is None else objective.weights
+    plain = weights @ F.cross_entropy(F.linear(*theirs[:3]), theirs[3], reduction="none").float()
+    torch.testing.assert_close(entropy, plain, rtol=1e-5, atol=1e-4)
     for mine, other in zip(ours[:3], theirs[:3], strict=True):
         if mine is not None:
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-6)

@@ -191,8 +191,8 @@ class Model(nn.Module):
         return self.model.embed_tokens.weight
 
     def past_blocks(self, ids_N: Tensor) -> Tensor:
-        """Return ``float[N, V]`` logits of the embedding alone, as if no block added anything."""
-        return F.linear(self.model.norm(self.model.embed_tokens(ids_N)), *self.head)
+        """Return the head's input ``float[N, D]`` as if no block added anything."""
+        return self.model.norm(self.model.embed_tokens(ids_N))
 
     def features(self, ids_BT: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Return the head's input ``float[B, T, D]`` and, if a cache was given, the longer one."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cordel.kneser_ney import discounts
+from cordel.losses import Objective, linear_cross_entropy
 from cordel.runtime.errors import ParamsError
 from cordel.training.params import BigramStart
 
@@ -65,10 +66,14 @@ def start_at_bigrams(model: Any, train_ids: np.ndarray, params: BigramStart, *, 
     rng = np.random.default_rng((seed, params.batches))
     for batch in range(params.batches):
         chosen = rng.choice(len(seen), params.contexts, p=drawn)
-        wanted_NV = torch.from_numpy(table.rows(seen[chosen])).to(device)
-        logits_NV = model.past_blocks(torch.from_numpy(seen[chosen]).to(device))
-        nats_N = -(wanted_NV * logits_NV.log_softmax(dim=-1)).sum(dim=-1)
-        loss = nats_N @ torch.from_numpy(back[chosen]).to(device, nats_N.dtype)
+        contexts = torch.from_numpy(seen[chosen]).to(device)
+        objective = Objective(
+            soft=torch.from_numpy(table.rows(seen[chosen])).to(device),
+            soft_share=1.0,
+            weights=torch.from_numpy(back[chosen].astype(np.float32)).to(device),
+        )
+        hidden_ND = model.past_blocks(contexts)
+        loss, _ = linear_cross_entropy(hidden_ND, *model.head, contexts, objective)
         optimizer.param_groups[0]["lr"] = params.learning_rate * min(
             1.0, (batch + 1) / 5, 2 * (1 - batch / params.batches)
         )
