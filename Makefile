@@ -45,10 +45,14 @@ audit: setup  ## recompute the thesis' published figures: make audit PUBLISHED=<
 	@sed -n '/^## Summary/,/^## 4/{/^## 4/!p}' audit/report.md
 	@echo "The whole report: audit/report.md, audit/report.pt-BR.md"
 
+bench: setup  ## measure speed against peers into docs/performance.md; QUICK=1: a look, nothing kept
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	python -m benchmarks $(if $(QUICK),--quick) $(SECTIONS)
+
 publish-results: setup  ## keep the current run's results: make publish-results PROFILE=ptbr
 	cordel publish-results $(PROFILE)
 
 clean:  ## remove the environment and caches of tools; data and models stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help setup repro test check format audit publish-results clean
+.PHONY: help setup repro test check format audit bench publish-results clean

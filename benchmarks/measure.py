@@ -84,6 +84,11 @@ def compared(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
     return f"{ratio:.2f}" if apart or not 1 / TIE < ratio < TIE else f"{ratio:.2f} (tie)"
 
 
+def spread(value: Mapping[str, float], form: str = ",.0f") -> str:
+    """Return median (least–most)."""
+    return f"{value['median']:{form}} ({value['min']:{form}}–{value['max']:{form}})"
+
+
 def environment() -> dict[str, Any]:
     """Return what the figures belong to."""
     found = {}

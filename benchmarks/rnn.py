@@ -49,8 +49,8 @@ def trainer(stride: int, targets: str) -> Trainer:
     training = {
         "seed": 42, "context_length": CONTEXT, "stride": stride, "targets": targets,
         "batch_size": BATCH, "epochs": 1.0, "schedule_epochs": 1.0, "patience": None,
-        "evaluations": 1, "optimizer": "adam", "unigram_bias": False, "bigram_start": None, "teacher_share": 0.0,
-        "learning_rate": 2e-3,
+        "evaluations": 1, "optimizer": "adam", "unigram_bias": False,
+        "bigram_start": None, "teacher_share": 0.0, "learning_rate": 2e-3,
         "muon_learning_rate": 0.02, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7,
         "weight_decay": 0.0, "decay_scope": "all", "schedule": "constant", "warmup_steps": 0,
         "decay_share": 0.4, "grad_clip": 1.0, "clip_mode": "per_variable",

@@ -113,25 +113,29 @@ def conversations(count: int) -> list[Piece]:
     return pieces
 
 
-def random_base(compute: Compute) -> Any:
+def random_base(compute: Compute, **shape: int) -> Any:
     """Return a Llama of random weights (always the same) in NF4, with a LoRA adapter."""
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=HIDDEN,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        max_position_embeddings=2048,
-    )
+    values: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "max_position_embeddings": 2048,
+        "dtype": "bfloat16" if compute.device == "cuda" else "float32",
+    }
+    values |= shape
+    config = LlamaConfig(**values)
     seed_everything(0)
     with TemporaryDirectory() as folder:
-        LlamaForCausalLM(config).save_pretrained(folder)
+        with torch.device(compute.device):  # eight billion numbers are drawn faster there
+            LlamaForCausalLM._from_config(config).save_pretrained(folder)
         base = BaseModel(
             source="local",
             model=folder,
             revision=None,
             weights="0" * 64,
-            vocab_size=VOCABULARY,
+            vocab_size=config.vocab_size,
             max_length=2048,
         )
         lora = LoraParams(rank=16, alpha=32, dropout=0.0, targets=TARGETS)

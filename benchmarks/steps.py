@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Seconds, Work, interleave, rates, summary
 from benchmarks.peers.gpt import GPT
-from cordel.compute import ComputeParams, decide, seed_everything
+from cordel.compute import Compute, ComputeParams, decide, seed_everything
 from cordel.models import build_model, count_parameters, parse_architecture
 from cordel.runtime.params import parse
 from cordel.sizing import sizes
@@ -153,7 +153,13 @@ def _variants(
     return variants, parameters
 
 
-def ours(case: Case, ids: np.ndarray, architecture: str, optimizer: str) -> Trainer:
+def ours(
+    case: Case,
+    ids: np.ndarray,
+    architecture: str,
+    optimizer: str,
+    compute: Compute | None = None,
+) -> Trainer:
     """Return cordel's own trainer: what ``train_lm`` runs, evaluations left out."""
     shape = {"d_model": case.d_model, "n_layer": case.n_layer, "n_head": case.n_head}
     if architecture == "gpt":
@@ -203,7 +209,7 @@ def ours(case: Case, ids: np.ndarray, architecture: str, optimizer: str) -> Trai
         train_ids=ids,
         val_ids=ids[: case.tokens + 1],
         val_meta=SplitMeta(documents=1, tokens=case.tokens, bytes=case.tokens, unknown_bytes=0),
-        compute=decide(ComputeParams(device="cpu", threads=1, compile=False)),
+        compute=compute or decide(ComputeParams(device="cpu", threads=1, compile=False)),
     )
 
 

@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import compared
+from benchmarks.measure import compared, spread
+from benchmarks.tables_stages import stages
+from benchmarks.tables_text import corpus, tokenizer
 from cordel.reporting.markdown import markdown_table, replace_between
 from cordel.runtime.files import read_json, write_text
 
 Found = Mapping[str, Any]
+TEXTS = ("test", "reserved")  # of benchmarks/line.py
 
 
 def render(results: Path, document: Path) -> None:
@@ -18,7 +21,8 @@ def render(results: Path, document: Path) -> None:
         path = results / f"{name}.json"
         if path.exists():
             found = read_json(path)
-            text = replace_between(text, name, f"{table(found)}\n\n{_where(found)}")
+            content = f"{table(found)}\n\n{_where(found)}"
+            text = replace_between(text, name, content, by="make bench")
     write_text(document, text)
 
 
@@ -29,11 +33,6 @@ def _where(found: Found) -> str:
         f"{e['date'][:10]}, {e['cpu']}, {e['cores']} cores, one thread, load {e['load']} to "
         f"{e['load_after']}; Python {e['python']}, {versions}."
     )
-
-
-def _spread(value: Mapping[str, float], form: str = ",.0f") -> str:
-    """Return median (least–most)."""
-    return f"{value['median']:{form}} ({value['min']:{form}}–{value['max']:{form}})"
 
 
 def steps(found: Found) -> str:
@@ -47,10 +46,10 @@ def steps(found: Found) -> str:
             [
                 f"**{name}**" if name == ours else name,
                 f"{row['parameters']:,}",
-                _spread(row["per_cpu_second"]),
+                spread(row["per_cpu_second"]),
                 compared(variants[ours]["per_cpu_second"], row["per_cpu_second"]),
-                _spread(row["utilisation"], ".0%"),
-                _spread(row["per_second"]),
+                spread(row["utilisation"], ".0%"),
+                spread(row["per_second"]),
             ]
             for name, row in variants.items()
         ]
@@ -70,7 +69,7 @@ def rnn(found: Found) -> str:
     rows = [
         [
             name,
-            _spread(row["per_cpu_second"]),
+            spread(row["per_cpu_second"]),
             compared(ours, row["per_cpu_second"]),
             f"{row['val_bits_per_byte']:.3f}",
         ]
@@ -87,7 +86,7 @@ def sft(found: Found) -> str:
     rows = [
         [
             name,
-            _spread(row["per_cpu_second"]),
+            spread(row["per_cpu_second"]),
             compared(ours, row["per_cpu_second"]),
             f"{row['useful_share']:.0%}",
         ]
@@ -95,7 +94,8 @@ def sft(found: Found) -> str:
     ]
     errors = ", ".join(f"{name} {error:.1e}" for name, error in found["errors"].items())
     header = ("rows", "supervised tokens / CPU s", "ours is × as fast", "of places supervised")
-    return f"{markdown_table(header, rows)}\n\nLargest difference of a logit from one by one: {errors}."
+    exact = f"Largest difference of a logit from one by one: {errors}."
+    return f"{markdown_table(header, rows)}\n\n{exact}"
 
 
 def answers(found: Found) -> str:
@@ -104,7 +104,7 @@ def answers(found: Found) -> str:
     rows = [
         [
             name,
-            _spread(row["per_cpu_second"], ".2f"),
+            spread(row["per_cpu_second"], ".2f"),
             compared(row["per_cpu_second"], alone),
             f"{row['identical']} of {found['prompts']}",
         ]
@@ -113,9 +113,99 @@ def answers(found: Found) -> str:
     return markdown_table(("prompts at once", "prompts / CPU s", "× one by one", "identical"), rows)
 
 
+def quality(found: Found) -> str:
+    """Return the table of time to quality, seed by seed."""
+    rows = []
+    for name, result in found["ratios"].items():
+        times, pairs = result["times_faster"], result["pairs"]
+        rows.append(
+            [
+                name,
+                ", ".join(f"{pair['bits']:.3f}" for pair in pairs),
+                ", ".join(f"{pair['theirs']:.0f}" for pair in pairs),
+                ", ".join("–" if p["ours"] is None else f"{p['ours']:.0f}" for p in pairs),
+                "not with every seed" if times is None else spread(times, ".1f"),
+            ]
+        )
+    header = ("v6", "its best bits per byte", "after CPU s", "v7 has them after CPU s", "× faster")
+    sizes = ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())
+    sweep = "; ".join(
+        f"{name} " + ", ".join(f"{rate}: {bits:.3f}" for rate, bits in rates.items())
+        for name, rates in found["sweep"].items()
+    )
+    budget = found["budget"]
+    last = ", ".join(f"{curve[-1][1]:.3f}" for curve in found["curves"]["v7"])
+    return (
+        f"{markdown_table(header, rows)}\n\nParameters: {sizes}. v7 at the end of its "
+        f"{budget['ours']:.0f} s: {last}. Sweep of {budget['sweep']:.0f} s a rate, bits per byte "
+        f"of val: {sweep}."
+    )
+
+
+def line(found: Found) -> str:
+    """Return v7's curve beside the n-grams that it has to overtake."""
+    rows = [
+        [f"trigrams over {name}", *(f"{row[key]:.3f}" for key in ("cpu_seconds", *TEXTS))]
+        for name, row in found["ngrams"].items()
+    ]
+    rows += [["v7", f"{at:,.0f}", *(f"{b:.3f}" for b in bits)] for at, *bits in found["curve"]]
+    header = ("", "CPU s", *(f"{text}, bits per byte" for text in TEXTS))
+    said = [
+        f"over {name} on {text} text "
+        + ("not within this time" if second is None else f"after {second:,.0f} CPU s")
+        for name, texts in found["crossings"].items()
+        for text, second in texts.items()
+    ]
+    return f"{markdown_table(header, rows)}\n\nv7 overtakes the trigrams {'; '.join(said)}."
+
+
+def gpu(found: Found) -> str:
+    """Return the tables of a CUDA device."""
+    training = [
+        [
+            row["case"],
+            "compiled" if row["compile"] else "eager",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['utilisation']:.0%}",
+            _memory(row),
+        ]
+        for row in found["training"]
+    ]
+    qlora = [
+        [
+            f"{row['blocks']} × {row['ids']:,}",
+            f"{row['tokens_per_second']:,.0f}" if row["tokens_per_second"] else "does not fit",
+            _memory(row),
+        ]
+        for row in found["qlora"]
+    ]
+    answers = [
+        [str(row["prompts"]), f"{row['new_tokens_per_second']:,.0f}", _memory(row)]
+        for row in found["answers"]
+    ]
+    return "\n\n".join(
+        [
+            f"{found['device']}, bf16 matmul peak {found['peak_flops'] / 1e12:.0f} TFLOP/s.",
+            markdown_table(("run", "", "tokens / s", "of the peak", "peak MiB"), training),
+            markdown_table(("QLoRA of 8B: blocks × ids", "tokens / s", "peak MiB"), qlora),
+            markdown_table(("answers of 8B: prompts at once", "new ids / s", "peak MiB"), answers),
+        ]
+    )
+
+
+def _memory(row: Mapping[str, Any]) -> str:
+    return "" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:,.0f}"
+
+
 TABLES: dict[str, Callable[[Found], str]] = {
     "steps": steps,
     "rnn": rnn,
+    "quality": quality,
+    "line": line,
     "sft": sft,
     "answers": answers,
+    "corpus": corpus,
+    "tokenizer": tokenizer,
+    "stages": stages,
+    "gpu": gpu,
 }

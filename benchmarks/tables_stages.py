@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.measure import spread
 from cordel.reporting.markdown import markdown_table
 
 Found = Mapping[str, Any]
-
-
-def _spread(value: Mapping[str, float], form: str = ".2f") -> str:
-    """Return median (least–most)."""
-    return f"{value['median']:{form}} ({value['min']:{form}}–{value['max']:{form}})"
 
 
 def stages(found: Found) -> str:
@@ -32,7 +28,7 @@ def _start_up(found: Found) -> str:
                 group,
                 str(len(members)),
                 f"{fastest:.2f}",
-                f"{_spread(worst)}, `{slowest}`",
+                f"{spread(worst, '.2f')}, `{slowest}`",
                 f"{target:g}",
                 "met" if worst["median"] <= target else "**not met**",
             ]
@@ -47,7 +43,7 @@ def _dvc(found: Found) -> str:
     rows = [
         [
             form,
-            *(_spread(row["cpu"][size]) for size in sizes),
+            *(spread(row["cpu"][size], ".2f") for size in sizes),
             f"{1000 * row['cpu_per_stage']:.0f}",
             f"{1000 * row['wall_per_stage']:.0f}",
         ]
@@ -58,7 +54,7 @@ def _dvc(found: Found) -> str:
     if found["this_project"] is None:
         return table
     here = ", ".join(
-        f"{form} {_spread(row['cpu'])} CPU s, {_spread(row['wall'])} s"
+        f"{form} {spread(row['cpu'], '.2f')} CPU s, {spread(row['wall'], '.2f')} s"
         for form, row in found["this_project"].items()
     )
     return f"{table}\n\nThis project, all of it: {here}."

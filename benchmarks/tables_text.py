@@ -3,15 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.measure import compared
+from benchmarks.measure import compared, spread
 from cordel.reporting.markdown import markdown_table
 
 Found = Mapping[str, Any]
-
-
-def _spread(value: Mapping[str, float], form: str = ",.1f") -> str:
-    """Return median (least–most)."""
-    return f"{value['median']:{form}} ({value['min']:{form}}–{value['max']:{form}})"
 
 
 def corpus(found: Found) -> str:
@@ -32,7 +27,7 @@ def _ways(ways: Found, documents: int) -> str:
     rows = [
         [
             f"**{name}**" if name.startswith("cordel") else name,
-            _spread(row["per_cpu_second"]),
+            spread(row["per_cpu_second"], ",.1f"),
             compared(ours, row["per_cpu_second"]),
             "" if row["agree"] is None else f"{row['agree']:,} of {documents:,}",
         ]
@@ -81,7 +76,7 @@ def _learning(learners: Found) -> str:
     rows = [
         [
             f"**{name}**" if name.startswith("cordel") else name,
-            _spread(row["per_cpu_second"], ".2f"),
+            spread(row["per_cpu_second"], ".2f"),
             compared(ours, row["per_cpu_second"]),
             f"{row['pieces']:,}",
             f"{row['bytes_per_token']:.3f}",

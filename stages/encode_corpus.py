@@ -41,11 +41,12 @@ class DatasetParams:
 
 def encoded(tokenizer: Tokenizer, document: Document, text: str) -> Encoded:
     """Return the ids of ``text``, which stands for ``document``, whose bytes count."""
+    ids = tokenizer.encode(text)
     return Encoded(
         id=document.id,
-        ids=[*tokenizer.begin, *tokenizer.encode(text), *tokenizer.end],
+        ids=[*tokenizer.begin, *ids, *tokenizer.end],
         bytes=len(document.text.encode()),
-        unknown_bytes=tokenizer.unknown_bytes(text),
+        unknown_bytes=tokenizer.unknown_bytes(text) if tokenizer.unknown in ids else 0,
     )
 
 

@@ -216,7 +216,8 @@ def forward_flops(shape: Shape, lora: Lora, read: Reading, context: float) -> fl
         lora: The adapter that is switched on.
         read: What passes.
         context: Positions that each id is compared with (T): a packed block's length, whatever the
-            mask hides.
+            mask hides. On a CPU this is too many (``attend_segments``), and so were the seconds
+            that the shares of the peak come from.
     """
     layers = 2 * (shape.n_layer * layer_linear_parameters(shape) + lora.in_layers(shape))
     attention = 4 * context * shape.d_model * shape.n_layer

@@ -4,9 +4,9 @@ A piece never sees its neighbours: attention is masked at its borders, positions
 first id is no target of the piece before. So the logits of a packed piece are those that it has
 alone (tests hold 1e-5). transformers does this by itself only without a mask and without a cache;
 otherwise it attends across documents in silence (5.23: logits differ by 1.1). The explicit mask
-here is exact either way.
+here is exact either way, and so are the lengths beside it, by which a CPU attends (``quantised``).
 
-Shapes: B blocks, T ids of a block.
+Shapes: B blocks, T ids of a block, S segments: the pieces, and the padding of each short block.
 """
 
 from bisect import bisect_left, insort
@@ -133,7 +133,9 @@ def collate(blocks: Sequence[Block], *, pad: int) -> dict[str, Tensor]:
 
     Returns:
         ``input_ids``, ``position_ids`` and ``labels`` (already shifted: the target of each place),
-        ``int64[B, T]``, and ``attention_mask``, ``bool[B, 1, T, T]``, true where a place may look.
+        ``int64[B, T]``; ``attention_mask``, ``bool[B, 1, T, T]``, true where a place may look; and
+        ``lengths``, ``int64[S]``, the same in short: those of the segments, row by row, a row's
+        padding last.
     """
     width = max(len(block.ids) for block in blocks)
 
@@ -142,6 +144,7 @@ def collate(blocks: Sequence[Block], *, pad: int) -> dict[str, Tensor]:
         return torch.tensor([row + [fill] * (width - len(row)) for row in lists])
 
     segments_BT = rows("segments", PADDING)
+    lengths = [row_T.unique_consecutive(return_counts=True)[1] for row_T in segments_BT]
     same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
     causal_TT = torch.ones(width, width, dtype=torch.bool).tril()
     return {
@@ -149,4 +152,5 @@ def collate(blocks: Sequence[Block], *, pad: int) -> dict[str, Tensor]:
         "position_ids": rows("positions", 0),
         "labels": rows("targets", NO_TARGET),
         "attention_mask": (same_BTT & causal_TT)[:, None],
+        "lengths": torch.cat(lengths),
     }

@@ -71,7 +71,8 @@ def signatures(documents: Iterable[Document], params: SplitParams) -> tuple[list
     width = params.shingle_words
     for document in documents:
         words = WORD.findall(document.text.lower())
-        shingles = [" ".join(words[i : i + width]) for i in range(max(1, len(words) - width + 1))]
+        runs = zip(*(words[start:] for start in range(width)), strict=False)
+        shingles = [" ".join(run) for run in runs] or [" ".join(words)]
         minhash = RMinHash(num_perm=params.permutations, seed=params.seed)
         minhash.update(shingles)
         ids.append(document.id)

@@ -13,8 +13,8 @@ def markdown_table(
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def replace_between(text: str, name: str, content: str) -> str:
+def replace_between(text: str, name: str, content: str, *, by: str = "cordel results") -> str:
     """Return ``text`` with what stands between the two marks of ``name`` replaced."""
-    start, end = f"<!-- {name}: rendered by `cordel results` -->", f"<!-- end of {name} -->"
+    start, end = f"<!-- {name}: rendered by `{by}` -->", f"<!-- end of {name} -->"
     new = f"{start}\n{content}\n{end}"
     return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: new, text, flags=re.DOTALL)

@@ -7,6 +7,7 @@ their sum. Being a list also keeps it out of ``dvc metrics show``, which prints 
 import logging
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -39,6 +40,8 @@ PACKAGES = (
 )
 # What a run is made from: were its own metrics among them, every stage after the first were dirty.
 MADE_FROM = ("dvc.yaml", "params.yaml", "src", "stages", "data/sample")
+PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
+STATUS = Path("/proc/self/status")
 ESTIMATES = Path(".ckpt/estimates.json")  # of `cordel estimate`: seconds a stage
 
 
@@ -68,9 +71,7 @@ def ledger(path: Path, *, stage: str, pending: Path | None = None) -> Iterator[d
     finally:
         record["seconds"] = round(time.monotonic() - started_at, 2)
         record["cpu_seconds"] = round(_cpu_seconds() - cpu_started_at, 2)
-        # ru_maxrss is in KiB on Linux.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        record["peak_memory_mib"] = round(peak / 1024, 1)
+        record["peak_memory_mib"] = round(_peak_memory_kib() / 1024, 1)
         record["energy_joules"] = meter.joules
         record["estimated_seconds"] = _estimate(stage)
         if "parameters" in record:  # it trained: what could the machine have done meanwhile?
@@ -105,6 +106,16 @@ def _estimate(stage: str) -> float | None:
 def _cpu_seconds() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def _peak_memory_kib() -> int:
+    """Return what this program held at most.
+
+    ru_maxrss outlives an exec: where it began as a fork of a larger process (``dvc repro``), that
+    is what it tells.
+    """
+    found = PEAK.search(STATUS.read_text()) if STATUS.exists() else None
+    return int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _provenance() -> dict[str, Any]:

@@ -26,7 +26,7 @@ def describe_tokenizer(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, 
         words += len(WORD.findall(text))
         size += len(text.encode())
         unknown += ids.count(tokenizer.unknown)
-        unknown_bytes += tokenizer.unknown_bytes(text)
+        unknown_bytes += tokenizer.unknown_bytes(text) if tokenizer.unknown in ids else 0
         fallback += sum(piece.startswith("<0x") for piece in tokenizer.pieces(ids))
         exact += tokenizer.decode(ids) == text
     missing = [c for c in REQUIRED if c not in tokenizer.decode(tokenizer.encode(f"a{c}a"))]

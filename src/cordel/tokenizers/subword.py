@@ -2,7 +2,9 @@
 
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,18 @@ from cordel.runtime.errors import ArtifactError, InputError, ParamsError
 from cordel.tokenizers.params import TokenizerParams
 
 FILE = "tokenizer.model"
-UNIGRAM = 1
+UNIGRAM = 1  # trainer_spec.model_type
+NORMAL, USER_DEFINED = 1, 4  # pieces.type
 TOO_HIGH = re.compile(r"Vocabulary size too high \((\d+)\).*<= (\d+)")
 TOO_LOW = re.compile(r"Vocabulary size is smaller than required_chars\. (\d+) vs (\d+)")
 WORD = re.compile(r"\S+")
 WORD_KEEPING_SPACES = re.compile(r"\n| [^ \n]*|[^ \n]+")
+# As many words as have so many characters, or one longer word; a newline is on its own.
+CHUNK = r".{1,%d}(?= |\Z)|[^ ]+"  # of words with one space between them
+CHUNK_KEEPING_SPACES = r"\n|[^\n]{1,%d}(?=[ \n]|\Z)| ?[^ \n]+"
 MAX_WORDS = 1_000_000  # remembered: about 200 MB
+EXACT_NATS = 2**24 / 1024  # as far as float32 holds every multiple of 1/1024
+UNKNOWN_NATS = 10  # by which an unknown character costs more than the dearest piece (kUnkPenalty)
 PIECE = {"pad_piece": "<pad>", "unk_piece": "<unk>", "bos_piece": "<s>", "eos_piece": "</s>"}
 # v7's own: a web text may well contain "<s>", hardly "<|bos|>".
 SAFE_PIECE = {key: f"<|{key.removesuffix('_piece')}|>" for key in PIECE}
@@ -41,37 +49,62 @@ class SubwordTokenizer:
         self.undrawable = sorted({self.unknown, *symbols} - set(self.end))
         # What this model does to one space between letters tells how its text falls into words.
         kept = self.processor.encode(" a", out_type=str) != self.processor.encode("a", out_type=str)
+        self._kept = kept
         self._words = WORD_KEEPING_SPACES if kept else WORD
         self._ids: dict[str, list[int]] = {}
+        parsed: Any = proto.ModelProto.FromString(model)  # pyright: ignore[reportAttributeAccessIssue]
+        size, chunk = _exact_characters(parsed), CHUNK_KEEPING_SPACES if kept else CHUNK
+        self._chunks = re.compile(chunk % size) if size else None
+        self._expands = bool(parsed.normalizer_spec.precompiled_charsmap)
+        own = {piece.piece[0] for piece in parsed.pieces if piece.type == USER_DEFINED}
+        self._starts = own - {"\n"} if kept else own  # there a newline is a chunk of its own
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` without beginning and end.
 
-        Word by word: pieces never cross a space, so this is the segmentation of the whole text,
+        Part by part: pieces never cross a space, so this is the segmentation of the whole text,
         but exact. SentencePiece adds scores in float32 over all of its input, so that in a long
-        document near ties fall at random (51 of 319 documents differed from float64 sums). A
-        dictionary of the words met so far also makes it fast.
+        document near ties fall at random (51 of 319 documents differed from float64 sums).
         """
+        return list(chain.from_iterable(self._in_parts(text)[1]))
+
+    def _in_parts(self, text: str) -> tuple[list[str], list[list[int]]]:
+        """Return the parts of ``text``, which are cut at spaces, and the ids of each.
+
+        Parts are words, of which a dictionary keeps those met so far. Where sums stay exact over
+        many words, they are chunks, which is twice as fast (and for BPE would be slower).
+        """
+        if self._chunks and self._adds_exactly(text):
+            parts = self._chunks.findall(text if self._kept else " ".join(text.split()))
+            return parts, self.processor.encode(parts, num_threads=1)
         if len(self._ids) > MAX_WORDS:
             self._ids.clear()
-        ids: list[int] = []
-        for word in self._words.findall(text):
-            known = self._ids.get(word)
-            if known is None:
-                known = self._ids[word] = self.processor.encode(word)
-            ids += known
-        return ids
+        words = self._words.findall(text)
+        new = list(set(words).difference(self._ids))
+        self._ids.update(zip(new, self.processor.encode(new, num_threads=1), strict=True))
+        return words, [self._ids[word] for word in words]
+
+    def _adds_exactly(self, text: str) -> bool:
+        """Return whether a chunk of ``text`` has no more characters and no scores but those known.
+
+        NFKC can make 18 characters of one, and the score of a user symbol is no multiple of 1/1024.
+        """
+        normal = not self._expands or unicodedata.is_normalized("NFKC", text)
+        return normal and not any(start in text for start in self._starts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ``ids``; control symbols vanish, an unknown piece becomes `` ⁇ ``."""
         return self.processor.decode(list(ids))
 
     def unknown_bytes(self, text: str) -> int:
-        """Return the UTF-8 bytes of ``text`` that the model hides behind an unknown piece."""
+        """Return the UTF-8 bytes of ``text`` that the model hides behind an unknown piece.
+
+        Encodes it anew: whoever has its ids knows whether an unknown one is among them.
+        """
         hidden = 0
-        for word in self._words.findall(text):
-            if self.unknown in self._ids.get(word, (self.unknown,)):
-                proto = self.processor.encode(word, return_type="proto")
+        for part, ids in zip(*self._in_parts(text), strict=True):
+            if self.unknown in ids:
+                proto = self.processor.encode(part, return_type="proto")
                 hidden += sum(len(p.surface.encode()) for p in proto.pieces if p.id == self.unknown)
         return hidden
 
@@ -137,6 +170,24 @@ def _with_exact_scores(model: bytes) -> bytes:
         for piece in parsed.pieces:
             piece.score = round(piece.score * 1024) / 1024
     return parsed.SerializeToString(deterministic=True)
+
+
+def _exact_characters(model: Any) -> int:
+    """Return of how many characters the scores surely add up exactly in float32; 0: one word's.
+
+    That is a unigram's with rounded scores (``_with_exact_scores``) which gives the first word the
+    space that the others have, or none. No character costs more than an unknown one; that space is
+    a character too.
+    """
+    scores = [piece.score for piece in model.pieces if piece.type == NORMAL]
+    spaces = model.normalizer_spec
+    if (
+        model.trainer_spec.model_type != UNIGRAM
+        or spaces.add_dummy_prefix != spaces.remove_extra_whitespaces
+        or not all((score * 1024).is_integer() for score in scores)
+    ):
+        return 0
+    return int(EXACT_NATS / (UNKNOWN_NATS - min(scores))) - 1
 
 
 def _sentences(first: str, rest: Iterator[str], *, keep_newlines: bool) -> Iterator[str]:

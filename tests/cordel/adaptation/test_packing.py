@@ -195,6 +195,15 @@ def test_short_blocks_are_padded_without_targets() -> None:
     assert batch["position_ids"].tolist() == [[0, 1, 0, 0, 0], [0, 1, 2, 3, 4]]
 
 
+def test_the_lengths_of_segments_say_what_the_mask_says() -> None:
+    pieces = [Piece([4, 5], [N, 6]), Piece([7], [8])]
+    one = pack([Piece([1] * 5, [2] * 5)], 5)  # numbered 0, as is the first of the row below
+    batch = collate([*pack(pieces, 3), *one, *one], pad=9)
+    assert batch["lengths"].tolist() == [2, 1, 2, 5, 5]
+    parts = [torch.ones(n, n).tril().bool() for n in (2, 1, 2)]
+    assert batch["attention_mask"][0, 0].equal(torch.block_diag(*parts).bool())
+
+
 # --- through the model ----------------------------------------------------------------------------
 
 

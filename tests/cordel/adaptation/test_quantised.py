@@ -2,19 +2,29 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from cordel.adaptation import quantised
-from cordel.adaptation.packing import Block, collate
+from cordel.adaptation.packing import Block, Piece, collate, pack
+from cordel.adaptation.qlora import supervised_nats
 from cordel.adaptation.quantised import (
+    SEGMENTS,
     BaseModel,
     LoraParams,
     adapter_in,
@@ -379,3 +389,186 @@ def test_an_adapter_with_other_matrices_is_refused(
     save_file({f"x.{k}": v for k, v in load_file(path).items()}, path)
     with pytest.raises(ArtifactError, match=r"adapter_model\.safetensors: not the weights of"):
         load_adapters(load_base(base, cpu), {"arm": tmp_path}, base)
+
+
+# --- attention by segments ------------------------------------------------------------------------
+
+ARCHITECTURES = {
+    "llama": LlamaConfig,
+    "llama, grouped": partial(LlamaConfig, num_key_value_heads=2),
+    "qwen2": partial(Qwen2Config, num_key_value_heads=1),
+    "mistral": partial(MistralConfig, num_key_value_heads=2, sliding_window=20),
+}
+
+
+def other_base(base: BaseModel, folder: Path, architecture: Any) -> BaseModel:
+    """Return a base of random weights, as small as the tiny Llama."""
+    config = architecture(
+        vocab_size=420,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    seed_everything(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return replace(base, model=str(folder))
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def tuned(base: BaseModel, cpu: Compute, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    """Return a base of each architecture in NF4 with an adapter that changes its logits."""
+    other = other_base(base, tmp_path, ARCHITECTURES[request.param])
+    return trained(load_base(other, cpu))
+
+
+def some_pieces(*sizes: int) -> list[Piece]:
+    """Return pieces of random ids, all of them supervised."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randint(6, 420, (size + 1,), generator=generator).tolist() for size in sizes]
+    return [Piece(ids[:-1], ids[1:]) for ids in drawn]
+
+
+PIECES = some_pieces(20, 16, 15, 9, 8)  # two blocks of 40: 20 + 16, 15 + 9 + 8 and 4 of padding
+LENGTHS = [20, 16, 15, 9, 8, 4]
+
+
+def packed() -> dict[str, torch.Tensor]:
+    """Return the batch of all pieces."""
+    batch = collate(pack(PIECES, 40), pad=0)
+    assert batch["lengths"].tolist() == LENGTHS
+    return batch
+
+
+def alone(model: Any, piece: Piece) -> torch.Tensor:
+    """Return the logits ``float[T, V]`` of a piece by itself, as transformers has them."""
+    model.get_base_model().set_attn_implementation("sdpa")
+    found = model(input_ids=torch.tensor([piece.ids]), use_cache=False).logits[0]
+    model.get_base_model().set_attn_implementation(SEGMENTS)
+    return found
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with the length of everything that is attended to."""
+    lengths: list[int] = []
+    attend = quantised.sdpa_attention_forward
+
+    def watched(module: Any, query: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(query.shape[2])
+        return attend(module, query, *args, **kwargs)
+
+    monkeypatch.setattr(quantised, "sdpa_attention_forward", watched)
+    return lengths
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_on_a_cpu_each_segment_is_attended_to_by_itself(tuned: Any, attended: list[int]) -> None:
+    found = head_of(tuned)(hidden_states(tuned, packed()))
+    assert attended == LENGTHS * 2  # layers
+    rows = torch.cat([found[0, :36], found[1, :32]])
+    expected = torch.cat([alone(tuned, piece) for piece in PIECES])
+    assert expected.std() > 0.5
+    torch.testing.assert_close(rows, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_of_packed_pieces_are_those_of_one_by_one(
+    tuned: Any, attended: list[int], checkpointing: bool
+) -> None:
+    def gradients() -> dict[str, torch.Tensor]:
+        found = {n: p.grad.clone() for n, p in tuned.named_parameters() if p.requires_grad}
+        tuned.zero_grad()
+        return found
+
+    for piece in PIECES:
+        F.cross_entropy(
+            alone(tuned, piece), torch.tensor(piece.targets), reduction="sum"
+        ).backward()
+    expected = gradients()
+    if checkpointing:
+        tuned.gradient_checkpointing_enable({"use_reentrant": False})
+        tuned.train()
+    supervised_nats(tuned, packed()).backward()
+    assert sorted(attended) == sorted(LENGTHS * 2 * (1 + checkpointing))  # layers; computed again
+    found = gradients()
+    assert max(gradient.abs().max() for gradient in expected.values()) > 1
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_piece_does_not_see_its_neighbours(tuned: Any) -> None:
+    batch = packed()
+    before = hidden_states(tuned, batch)
+    batch["input_ids"][0, 16:20] += 1  # the end of the first piece
+    batch["input_ids"][1, 15:24] += 1  # the one in the middle
+    batch["input_ids"][1, 32:] += 1  # padding
+    changed = (hidden_states(tuned, batch) != before).any(dim=-1)
+    assert changed[0].tolist() == [False] * 16 + [True] * 4 + [False] * 16
+    assert changed[1].tolist() == [False] * 15 + [True] * 9 + [False] * 8 + [True] * 4
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_padded_prompts_are_continued_as_they_are_alone(tuned: Any) -> None:
+    # transformers drops the mask of an attention for which it knows no masks, in silence.
+    short, long = PIECES[4].ids, PIECES[0].ids
+    lacking = len(long) - len(short)
+    how: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    together = tuned.generate(
+        input_ids=torch.tensor([[0] * lacking + short, long]),
+        attention_mask=torch.tensor([[0] * lacking + [1] * len(short), [1] * len(long)]),
+        **how,
+    )
+    for row, ids in zip(together, (short, long), strict=True):
+        tuned.get_base_model().set_attn_implementation("sdpa")
+        expected = tuned.generate(input_ids=torch.tensor([ids]), **how)[0]
+        tuned.get_base_model().set_attn_implementation(SEGMENTS)
+        assert row[len(long) :].tolist() == expected[len(ids) :].tolist()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_model_whose_layers_hand_nothing_on_keeps_the_dense_mask(
+    base: BaseModel, cpu: Compute, attended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = hidden_states(load_base(base, cpu), packed())
+    assert attended == LENGTHS * 2
+    monkeypatch.setattr(LlamaForCausalLM, "_supports_attention_backend", False)
+    model = load_base(base, cpu)
+    model.model.register_forward_pre_hook(refuse_lengths, with_kwargs=True)
+    torch.testing.assert_close(hidden_states(model, packed()), expected, atol=1e-5, rtol=0)
+    assert attended == LENGTHS * 2  # nothing more
+
+
+def refuse_lengths(_: Any, __: Any, options: dict[str, Any]) -> None:
+    """Stand for a decoder that does not take them."""
+    assert "segment_lengths" not in options
+
+
+def test_a_piece_longer_than_the_sliding_window_is_refused(
+    base: BaseModel, cpu: Compute, tmp_path: Path
+) -> None:
+    narrow = partial(MistralConfig, num_key_value_heads=2, sliding_window=19)
+    model = load_base(other_base(base, tmp_path, narrow), cpu)
+    with pytest.raises(InputError, match=r"a piece of 20 ids .* block_length of at most 19"):
+        hidden_states(model, packed())
+    fitting = collate(pack(some_pieces(19, 18, 3), 37), pad=0)  # 34 places of padding do not count
+    assert hidden_states(model, fitting).shape == (2, 37, 64)
+
+
+def test_no_file_names_an_attention_that_others_lack(
+    model: Any, base: BaseModel, tmp_path: Path
+) -> None:
+    assert model.config._attn_implementation == SEGMENTS
+    save_adapter(trained(model), tmp_path / "adapter", base)
+    model.save_pretrained(tmp_path / "model")
+    files = list(tmp_path.glob("*/*.json"))
+    assert {"adapter_config.json", "config.json"} <= {path.name for path in files}
+    assert not [path for path in files if SEGMENTS in path.read_text(encoding="utf-8")]

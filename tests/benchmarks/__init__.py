@@ -1,0 +1,1 @@
+"""Tests of the bench's arithmetic; its figures are measured, not tested."""

@@ -1,0 +1,111 @@
+"""What the bench says of its figures: medians, ties, crossings, ratios; and that it is whole."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import Seconds, compared, interleave, rates, spread, summary
+from benchmarks.quality import crossing, merged, ratios
+from benchmarks.tables import TABLES, render
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CURVE = [(10.0, 3.0), (20.0, 2.0), (40.0, 1.0)]
+
+
+def test_rounds_are_interleaved_and_each_begins_with_another() -> None:
+    done: list[str] = []
+    found = interleave({n: lambda n=n: done.append(n) for n in "abc"}, rounds=3, warm_up=1)
+    assert "".join(done) == "cababcbcacab"
+    assert {n: len(took) for n, took in found.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_unit_that_measures_itself_is_taken_at_its_word() -> None:
+    [took] = interleave({"a": lambda: Seconds(cpu=2.0, wall=4.0)}, rounds=1)["a"]
+    assert rates([took], 8)["per_cpu_second"]["median"] == 4
+    assert rates([took], 8)["per_second"]["median"] == 2
+
+
+def test_a_summary_has_the_median_and_the_range() -> None:
+    assert spread(summary([5.0, 1.0, 3.0]), ".1f") == "3.0 (1.0–5.0)"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ([11.0, 12.0, 13.0], [9.0, 11.0, 12.0], "1.09 (tie)"),
+        ([12.0, 12.0, 12.0], [11.0, 11.0, 11.0], "1.09"),  # little, but the ranges are apart
+        ([20.0, 30.0, 40.0], [10.0, 15.0, 35.0], "2.00"),
+        ([10.0, 10.5, 12.0], [10.5, 12.0, 13.0], "0.88 (tie)"),
+    ],
+)
+def test_what_is_within_noise_is_called_a_tie(
+    ours: list[float], theirs: list[float], said: str
+) -> None:
+    assert compared(summary(ours), summary(theirs)) == said
+
+
+@pytest.mark.parametrize(
+    ("bits", "second"), [(3.5, 10.0), (3.0, 10.0), (2.5, 15.0), (1.25, 35.0), (0.5, None)]
+)
+def test_a_curve_crosses_between_two_evaluations(bits: float, second: float | None) -> None:
+    assert crossing(CURVE, bits) == second
+
+
+def test_times_faster_is_to_the_other_ones_best() -> None:
+    # The best of theirs is at 100 s; ours has 2.5 after 15.
+    theirs = [(50.0, 2.6), (100.0, 2.5), (200.0, 2.7)]
+    found = ratios([theirs, theirs], [CURVE, [(5.0, 2.5)]])
+    assert found["pairs"][0] == {"bits": 2.5, "theirs": 100.0, "ours": 15.0}
+    assert found["times_faster"]["min"] == pytest.approx(100 / 15, rel=1e-5)
+    assert found["times_faster"]["max"] == 20
+
+
+def test_there_is_no_ratio_where_one_seed_never_came_so_far() -> None:
+    assert ratios([[(9.0, 0.5)]], [CURVE])["times_faster"] is None
+
+
+def test_an_overlay_changes_what_it_names_only() -> None:
+    values = {"a": 1, "b": {"c": 2, "d": 3}}
+    assert merged(values, {"b": {"d": 4}}) == {"a": 1, "b": {"c": 2, "d": 4}}
+
+
+def test_every_section_has_a_module_and_a_place_in_the_document() -> None:
+    document = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    for name in TABLES:
+        assert find_spec(f"benchmarks.{name}"), name
+        assert f"<!-- {name}: rendered by `make bench` -->" in document, name
+
+
+def test_the_document_says_what_the_results_say(tmp_path: Path) -> None:
+    copy = tmp_path / "performance.md"
+    document = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    # Without what was rendered, so that it is rendered anew.
+    copy.write_text(re.sub(r"(?m)^\|.*\n", "", document), encoding="utf-8")
+    render(ROOT / "benchmarks/results", copy)
+    assert copy.read_text(encoding="utf-8") == document
+
+
+def test_every_result_says_where_it_was_measured() -> None:
+    results = sorted((ROOT / "benchmarks/results").glob("*.json"))
+    assert results
+    for path in results:
+        where = json.loads(path.read_text(encoding="utf-8"))["environment"]
+        assert {"date", "cpu", "cores", "load", "load_after", "python", "versions"} <= set(where)
+
+
+def test_an_unknown_section_is_refused_in_one_line() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "speed"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "unknown section 'speed'; there are steps" in found.stderr
+    assert "Traceback" not in found.stderr
