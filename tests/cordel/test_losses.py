@@ -131,3 +131,18 @@ def test_under_autocast_gradients_have_the_parameters_dtype() -> None:
     for mine, other in zip((hidden, weight, bias), exact[:3], strict=True):
         assert mine.grad.dtype == torch.float32
         torch.testing.assert_close(mine.grad, other.grad, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_objective_is_that_of_the_cpu() -> None:
+    objective = Objective(smoothing=0.1, soft=SOFT, soft_share=0.4)
+    here = case(torch.float32)
+    value, _ = linear_cross_entropy(*here, objective)
+    value.backward()
+    there = [each.detach().cuda().requires_grad_(each.requires_grad) for each in here]
+    on_gpu = Objective(smoothing=0.1, soft=SOFT.cuda(), soft_share=0.4)
+    found, _ = linear_cross_entropy(there[0], there[1], there[2], there[3], on_gpu)
+    found.backward()
+    torch.testing.assert_close(found.cpu(), value, rtol=1e-4, atol=1e-4)
+    for mine, other in zip(there[:3], here[:3], strict=True):
+        torch.testing.assert_close(mine.grad.cpu(), other.grad, rtol=1e-4, atol=1e-4)

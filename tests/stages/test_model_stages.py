@@ -15,6 +15,7 @@ import yaml
 from cordel.checkpoints import load_model
 from cordel.corpus.documents import Document, read_documents, write_documents
 from cordel.runtime.files import read_json
+from cordel.tokenizers.char import CharTokenizer
 from cordel.tokenizers.saved import load_tokenizer
 from cordel.tokens import read_ids, read_meta, read_split
 from stages import encode_corpus, export_model, train_lm, train_tokenizer
@@ -172,6 +173,21 @@ def test_the_common_text_is_normalised_by_the_recipe_and_counts_its_own_bytes(
     assert (text == first, text == text.lower()) == (lossless, not lossless)
     assert meta.lossless is lossless
     assert meta.splits["common"].bytes == meta.splits["own"].bytes
+
+
+def test_hidden_bytes_are_looked_for_only_where_an_id_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer, asked = CharTokenizer("\nanov~"), list[str]()
+
+    def unknown_bytes(text: str) -> int:
+        asked.append(text)
+        return len("ã".encode())
+
+    monkeypatch.setattr(tokenizer, "unknown_bytes", unknown_bytes)
+    documents = [Document("d", "", "", text) for text in ("nova", "não", "ovo")]
+    found = [encode_corpus.encoded(tokenizer, each, each.text).unknown_bytes for each in documents]
+    assert (found, asked) == ([0, 2, 0], ["não"])
 
 
 # --- train_lm -------------------------------------------------------------------------------------

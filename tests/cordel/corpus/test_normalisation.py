@@ -127,6 +127,8 @@ def test_any_other_character_becomes_a_space(character: str) -> None:
         ("a\rb", "ab"),
         ("a\tb", "a b"),
         ("a    b", "a b"),
+        ("a" + 7 * " " + "b" + 5 * "\n" + "c", "a b\nc"),
+        ("a \t\u00a0 b", "a b"),
         ("a\n\n\nb", "a\nb"),
         ("a \n \n  b ", "a\nb"),
     ],
@@ -213,7 +215,27 @@ def test_a_published_recipe_normalises_as_published(
 
 @pytest.mark.parametrize(
     ("line", "share"),
-    [("", 0.0), ("1994", 0.0), ("água", 1.0), ("ab c", 0.75), ("a b ", 0.5), ("東京 1", 0.5)],
+    [
+        ("", 0.0),
+        ("1994", 0.0),
+        ("água", 1.0),
+        ("ab c", 0.75),
+        ("a b ", 0.5),
+        ("東京 1", 0.5),
+        ("“é”", 1 / 3),
+        ("1ª", 0.5),
+    ],
 )
 def test_the_share_of_letters_has_spaces_below_the_line(line: str, share: float) -> None:
     assert letter_share(line) == share
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(max_codepoint=255), min_size=1) | st.text(min_size=1))
+def test_letters_are_those_of_python_in_latin_1_and_beyond(line: str) -> None:
+    assert letter_share(line) == sum(character.isalpha() for character in line) / len(line)
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_every_letter_of_latin_1_counts(code: int) -> None:
+    assert letter_share(chr(code)) == chr(code).isalpha()

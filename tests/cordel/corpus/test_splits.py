@@ -17,6 +17,7 @@ from cordel.corpus.splits import (
     place_of,
     read_clusters,
     read_splits,
+    signatures,
     split_documents,
     write_splits,
 )
@@ -91,6 +92,36 @@ def test_texts_shorter_than_a_shingle_are_compared_whole() -> None:
     short = [Document(name, "", "", text) for name, text in texts.items()]
     columns = split_documents([*originals(20), *short], PARAMS)
     assert columns["cluster"][-3:] == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shingles"),
+    [
+        ("...", [""]),
+        ("A b!", ["a b"]),
+        ("A b, c", ["a b c"]),
+        ("A b, c d", ["a b c", "b c d"]),
+        ("a a a a a", ["a a a", "a a a", "a a a"]),
+    ],
+)
+def test_shingles_are_the_runs_of_words_or_the_text(
+    monkeypatch: pytest.MonkeyPatch, text: str, shingles: list[str]
+) -> None:
+    noted = []
+
+    class Noting:
+        def __init__(self, num_perm: int, seed: int) -> None:
+            self.numbers = num_perm * [seed]
+
+        def update(self, items: list[str]) -> None:
+            noted.extend(items)
+
+        def digest(self) -> list[int]:
+            return self.numbers
+
+    monkeypatch.setattr("cordel.corpus.splits.RMinHash", Noting)
+    signatures([Document("d", "", "", text)], replace(PARAMS, shingle_words=3))
+    assert noted == shingles
 
 
 @pytest.mark.parametrize("where", ["at the end", "at the start"])

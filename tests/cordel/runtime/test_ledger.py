@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cordel.runtime import ledger as ledger_module
 from cordel.runtime.files import read_json, write_json
 from cordel.runtime.ledger import ledger
 
@@ -67,6 +69,44 @@ def test_computing_counts_as_cpu_seconds(path: Path) -> None:
 def test_the_peak_memory_is_in_mebibytes(path: Path) -> None:
     attempt(path)
     # A Python process with pytest needs tens of MiB; in KiB it would be tens of thousands.
+    assert 10 < read_json(path, kind=list)[0]["peak_memory_mib"] < 20_000
+
+
+MIB = 1 << 20
+
+
+def test_the_peak_memory_grows_with_what_is_held(path: Path) -> None:
+    attempt(path)
+    before = read_json(path, kind=list)[0]["peak_memory_mib"]
+    held = int(before) * MIB * b"x"
+    attempt(path)
+    assert read_json(path, kind=list)[0]["peak_memory_mib"] > 1.5 * before
+    del held
+
+
+@pytest.mark.skipif(not ledger_module.STATUS.exists(), reason="no /proc")
+def test_the_peak_memory_is_not_that_of_the_program_which_started_this_one(path: Path) -> None:
+    child = (
+        "import sys; from pathlib import Path; from cordel.runtime.ledger import ledger\n"
+        "with ledger(Path(sys.argv[1]), stage='x'): pass"
+    )
+    parent = (
+        f"import os, sys; held = {300 * MIB} * b'x'; "
+        "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    )
+    subprocess.run([sys.executable, "-c", parent, child, str(path)], check=True)
+    assert 5 < read_json(path, kind=list)[0]["peak_memory_mib"] < 200
+
+
+@pytest.mark.parametrize("status", [None, "Name:\tpython\nVmRSS:\t 10 kB\n"], ids=["none", "short"])
+def test_without_a_peak_in_proc_the_systems_own_is_told(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str | None
+) -> None:
+    file = tmp_path / "status"
+    if status is not None:
+        file.write_text(status)
+    monkeypatch.setattr(ledger_module, "STATUS", file)
+    attempt(path)
     assert 10 < read_json(path, kind=list)[0]["peak_memory_mib"] < 20_000
 
 

@@ -12,7 +12,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 from cordel.runtime.errors import ArtifactError, InputError, ParamsError
 from cordel.tokenizers import subword
 from cordel.tokenizers.params import TokenizerParams
-from cordel.tokenizers.subword import learn_pieces, load_pieces
+from cordel.tokenizers.subword import SubwordTokenizer, learn_pieces, load_pieces
 
 Learn = Callable[[TokenizerParams, Path], Path]
 # SentencePiece writes a space as U+2581; control characters it may drop (corpus cleaning does).
@@ -20,6 +20,13 @@ CHARACTERS = st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="
 LINES = st.text(CHARACTERS | st.sampled_from("  aeiouçã0.,"), max_size=60)
 TEXTS = st.text(CHARACTERS | st.sampled_from("\n  aeiouçã0.,"), max_size=60)
 KINDS = pytest.mark.parametrize("kind", ["bpe", "bpe_unknown", "unigram", "v7"])
+IN_CHUNKS = pytest.mark.parametrize("kind", ["unigram", "v7"])
+
+
+def by_words(tokenizer: SubwordTokenizer, text: str) -> list[int]:
+    """Return the ids of each word for itself, of which every sum of scores is exact."""
+    words = tokenizer._words.findall(text)
+    return [index for word in words for index in tokenizer.processor.encode(word)]
 
 
 # --- encoding -------------------------------------------------------------------------------------
@@ -33,6 +40,19 @@ def test_encoding_word_by_word_is_encoding_the_whole_line(
 ) -> None:
     tokenizer = learnt[kind].tokenizer
     assert tokenizer.encode(line) == tokenizer.processor.encode(line)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "text",
+    ["", "   ", "\n", " \n\n \n", "a  b", "a\x1cb\x85c\xa0d", "x\u200by \u200b z", "▁a ▁ b", "o\u0301 \u0301o",
+     "<|im_start|>a<|im_end|> <s>", "🙂👩\u200d👩\u200d👧 🇧🇷", "日 日本", "ﬁm ㍿ ½", 10_000 * "a", 10_000 * "0",
+     10_000 * " ", 500 * " 0000000", 300 * "ж" + " 0000 " + 900 * "0" + "\n000"],
+    ids=lambda text: ascii(text[:30]),
+)  # fmt: skip
+def test_a_nasty_text_has_the_ids_of_its_words(learnt: dict, kind: str, text: str) -> None:
+    tokenizer = learnt[kind].tokenizer
+    assert tokenizer.encode(text) == by_words(tokenizer, text)
 
 
 @settings(deadline=None, max_examples=200)
@@ -74,6 +94,79 @@ def test_the_memory_of_words_is_bounded(learnt: dict, monkeypatch: pytest.Monkey
     fresh.encode("um dois três")
     assert fresh.encode("fim") == fresh.processor.encode("fim")
     assert list(fresh._ids) == ["fim"]
+
+
+# --- chunks ---------------------------------------------------------------------------------------
+
+
+@IN_CHUNKS
+def test_a_long_text_has_the_ids_of_its_words_which_one_sum_over_it_would_not_give(
+    learnt: dict, kind: str, prose: list[str]
+) -> None:
+    tokenizer, text = learnt[kind].tokenizer, " ".join(prose)
+    assert tokenizer.encode(text) == by_words(tokenizer, text)
+    assert tokenizer.processor.encode(text) != by_words(tokenizer, text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "parts"),
+    [
+        ("unigram", " um  dois\ntrês ", ["um dois três"]),
+        ("v7", " um  dois\n\ntrês ", [" um  dois", "\n", "\n", "três "]),
+        ("bpe", "um dois", ["um", "dois"]),
+        # The score of a user symbol is no multiple of 1/1024.
+        ("unigram", "um <sep> dois", ["um", "<sep>", "dois"]),
+        ("v7", "um <sep> dois", ["um <sep> dois"]),  # which has no such symbol
+        # NFKC writes it with two letters.
+        ("unigram", "ﬁm de ano", ["ﬁm", "de", "ano"]),
+        ("v7", "ﬁm de ano", ["ﬁm de ano"]),
+    ],
+)
+def test_only_what_adds_up_exactly_is_encoded_in_chunks(
+    learnt: dict, kind: str, text: str, parts: list[str]
+) -> None:
+    assert learnt[kind].tokenizer._in_parts(text)[0] == parts
+
+
+@IN_CHUNKS
+def test_a_chunk_of_unknown_characters_alone_stays_where_float32_is_exact(
+    learnt: dict, kind: str
+) -> None:
+    tokenizer = learnt[kind].tokenizer
+    path = learnt[kind].folder / "tokenizer.model"
+    model = proto.ModelProto.FromString(path.read_bytes())
+    dearest = 10 - min(piece.score for piece in model.pieces if piece.type == 1)
+    lengths = [len(part) for part in tokenizer._in_parts(5000 * "ж ")[0]]
+    # With one character for the space before the text; 2^24 steps of 1/1024 are 16,384 nats.
+    assert 16_300 < (max(lengths) + 2) * dearest < 16_384 + 2 * dearest
+    assert (max(lengths) + 1) * dearest <= 16_384
+
+
+@IN_CHUNKS
+def test_a_word_longer_than_a_chunk_stays_whole(learnt: dict, kind: str) -> None:
+    parts, _ = learnt[kind].tokenizer._in_parts("a " + 2000 * "ã" + " b c")
+    assert [len(part.strip()) for part in parts] == [1, 2000, 3]
+
+
+def test_characters_that_normalisation_multiplies_make_no_sum_too_long(
+    learnt: dict, prose: list[str]
+) -> None:
+    tokenizer = learnt["unigram"].tokenizer
+    for text in prose:
+        longer = 250 * "㍿ " + text  # NFKC makes it 4 unknown characters
+        assert tokenizer.encode(longer) == by_words(tokenizer, longer)
+
+
+def test_a_model_whose_scores_are_not_rounded_encodes_word_by_word(
+    learnt: dict, prose: list[str]
+) -> None:
+    model = proto.ModelProto.FromString((learnt["v7"].folder / "tokenizer.model").read_bytes())
+    for piece in model.pieces:
+        piece.score *= 1.1
+    tokenizer = SubwordTokenizer(model.SerializeToString())
+    assert tokenizer._in_parts("um dois")[0] == ["um", " dois"]
+    # In chunks 6 of the 112 came out otherwise.
+    assert [tokenizer.encode(text) for text in prose] == [by_words(tokenizer, t) for t in prose]
 
 
 @pytest.mark.parametrize(("kind", "size"), [("bpe", 600), ("unigram", 500), ("v7", 700)])
@@ -128,6 +221,7 @@ def test_a_user_symbol_is_one_piece_wherever_it_stands(learnt: dict) -> None:
         ("日日日", 9),  # fused into one unknown piece
         ("ﬁm", 0),  # NFKC makes it "fim"
         ("㍿", 3),  # NFKC makes it 4 unknown characters; the text has 3 bytes
+        (500 * "fim 日本 ação ", 3000),  # 6 in each
     ],
 )
 def test_unknown_bytes_are_the_texts_own_bytes(

@@ -498,3 +498,21 @@ def test_a_snapshot_survives_the_file(trainer: Callable, tmp_path: Path, name: s
     other.restore(load_state(tmp_path))
     assert bytes_of(other) == bytes_of(found)
     assert (other.state.step, other.state.curve) == (3, found.state.curve)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt", "llama"])
+def test_compiled_the_model_is_one_graph_and_trains_as_eager_does(
+    trainer: Callable, name: str
+) -> None:
+    """Captured whole: a graph break would cost a launch of every kernel after it."""
+    eager, compiled = trainer(name), trainer(name)
+    compiled.features = torch.compile(compiled.features, backend="aot_eager", fullgraph=True)
+    for each in (eager, compiled):
+        for module in each.model.modules():
+            if hasattr(module, "dropout"):
+                module.dropout = 0.0
+        each.take_step()
+    assert compiled.look(Path("x")) == pytest.approx(eager.look(Path("x")), rel=1e-6)
+    for key, value in eager.model.state_dict().items():
+        torch.testing.assert_close(compiled.model.state_dict()[key], value, atol=1e-5, rtol=0)
