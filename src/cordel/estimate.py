@@ -35,11 +35,11 @@ CUDA_TIME_STEP_SECONDS = 2.0e-5  # of an RNN's layer: forward and backward, one 
 CPU_TOKEN_SECONDS = {"lstm": 2.1e-4, "gru": 1.2e-4, "gpt": 2.8e-4, "llama": 6.1e-4}
 CUDA_TOKEN_SECONDS = 2.0e-4
 
+HEAD_CHUNK = {"cpu": 256, "cuda": 1024}  # CHUNK of losses.py (a test compares them)
 # Python, torch and the token arrays; a stage that only samples touches less of torch. Same ledgers.
 CPU_BASE_BYTES, CPU_SAMPLING_BYTES = 400_000_000, 295_000_000
 CUDA_BASE_BYTES = 1_000_000_000  # CUDA context and workspaces
 SCORING_OVERLAP = 2  # a Transformer's windows overlap by half; an RNN reads each token once
-VAL_LANES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +299,8 @@ def _training(
     tokens = steps * batch * context
     forward = size.forward_flops(context)
     flops = forward * (3 * tokens + (training["evaluations"] + 1) * data.val_tokens)
+    if start := training["bigram_start"]:
+        flops += 3 * 2 * size.head * start["batches"] * start["contexts"]
     if machine.device == "cpu":
         seconds = flops / (machine.matmul_peak * CPU_TRAINING[kind])
     else:
@@ -311,20 +313,25 @@ def _training(
         stage=f"train_lm@{run}",
         tokens=tokens,
         seconds=seconds,
-        peak_memory_bytes=_training_memory(size, data, batch, context, machine),
+        peak_memory_bytes=_training_memory(size, data, training, machine),
         disk_bytes=checkpoint_disk_bytes(size.parameters) + 4 * size.parameters,
         usd=None,
     )
 
 
 def _training_memory(
-    size: Sizes, data: Dataset, batch: int, context: int, machine: Calibration
+    size: Sizes, data: Dataset, training: Mapping[str, Any], machine: Calibration
 ) -> int:
-    """Weights, gradient, moments and best weights; activations; three arrays of logits."""
+    """Weights, gradient, moments and best weights; activations; a chunk of logits; a teacher."""
+    places = training["batch_size"] * training["context_length"]
     base = CUDA_BASE_BYTES if machine.device == "cuda" else CPU_BASE_BYTES
-    activations = 4 * 16 * size.n_layer * batch * context * size.d_model
-    logits = 3 * 4 * max(batch, VAL_LANES) * context * data.vocab_size
-    return base + 20 * size.parameters + activations + logits
+    activations = 4 * 16 * size.n_layer * places * size.d_model
+    logits = 3 * 4 * HEAD_CHUNK[machine.device] * data.vocab_size
+    teacher = 0
+    if training["teacher_share"]:
+        # All bigrams, the counts of trigrams while they are sorted, and a batch's targets.
+        teacher = 4 * data.vocab_size * (data.vocab_size + places) + 60 * data.train_tokens
+    return base + 20 * size.parameters + activations + logits + teacher
 
 
 def _scoring(

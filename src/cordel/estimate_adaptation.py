@@ -12,6 +12,7 @@ from typing import Any
 
 from cordel.estimate import (
     CUDA_BASE_BYTES,
+    HEAD_CHUNK,
     WEB,
     Calibration,
     StageEstimate,
@@ -59,7 +60,6 @@ DOWNLOAD_BYTES_PER_SECOND = 100e6  # assumed
 
 # transformers, peft, bitsandbytes and the data, before any model. Same ledgers.
 CPU_BYTES = {"train": 680_000_000, "score": 750_000_000, "generate": 510_000_000}
-HEAD_CHUNK = {"cpu": 256, "cuda": 1024}  # CHUNK of losses.py (a test compares them)
 SAVED_CHECKPOINTS = 4  # Trainer keeps three, the best among them, while it writes the next
 TUNED_STEPS = 0.76  # until a batch of 32 has ended, of those allowed (sample: 0.82 and 0.71)
 UNTUNED_STEPS = 1.0  # a base does not end by itself; nor does CPT teach it
@@ -216,8 +216,8 @@ def forward_flops(shape: Shape, lora: Lora, read: Reading, context: float) -> fl
         lora: The adapter that is switched on.
         read: What passes.
         context: Positions that each id is compared with (T): a packed block's length, whatever the
-            mask hides. On a CPU this is too many (``attend_segments``), and so were the seconds
-            that the shares of the peak come from.
+            mask hides. A CPU attends by segments since its shares of the peak were measured, so
+            that its trainings take less time than is estimated.
     """
     layers = 2 * (shape.n_layer * layer_linear_parameters(shape) + lora.in_layers(shape))
     attention = 4 * context * shape.d_model * shape.n_layer

@@ -32,7 +32,15 @@ RTX_4090 = Calibration(
     device_name="NVIDIA GeForce RTX 4090",
     matmul_peak=165e12,  # data sheet
 )
-TRAINING = {"context_length": 8, "stride": 8, "batch_size": 2, "epochs": 1.5, "evaluations": 3}
+TRAINING: dict[str, Any] = {
+    "bigram_start": None,
+    "teacher_share": 0.0,
+    "context_length": 8,
+    "stride": 8,
+    "batch_size": 2,
+    "epochs": 1.5,
+    "evaluations": 3,
+}
 GPT = {"n_layer": 1, "d_model": 2, "d_ff": 3, "n_head": 1}  # forward: 2 x (28 + 2 V) + 4 T FLOPs
 
 
@@ -82,6 +90,33 @@ def test_training_is_three_forwards_and_evaluations_one(encoded: Path) -> None:
     # 2 x (28 + 10) + 4 x 8 = 108 FLOPs a token forward; val at the start and 3 times more.
     flops = 108 * (3 * 93 * 16 + 4 * 40)
     assert found.seconds == pytest.approx(flops / (1e9 * CPU_TRAINING["gpt"]))
+
+
+def test_a_start_at_bigrams_is_three_products_with_the_head_for_each_context(
+    encoded: Path,
+) -> None:
+    plain = {"dataset": "d", "architecture": "gpt", "model": GPT, "training": TRAINING}
+    start = {"batches": 7, "contexts": 11}
+    run = plain | {"training": TRAINING | {"bigram_start": start}}
+    without, begun = (
+        of("train_lm@tiny", estimate(params(models={"tiny": r}), machine=CPU, root=encoded))
+        for r in (plain, run)
+    )
+    # The head is 2 x 5 numbers: twice its FLOPs a context, three times.
+    expected = 3 * 2 * 10 * 7 * 11 / (1e9 * CPU_TRAINING["gpt"])
+    assert begun.seconds - without.seconds == pytest.approx(expected)
+
+
+def test_a_teacher_holds_all_bigrams(encoded: Path) -> None:
+    plain = {"dataset": "d", "architecture": "gpt", "model": GPT, "training": TRAINING}
+    run = plain | {"training": TRAINING | {"teacher_share": 0.5}}
+    without, taught = (
+        of("train_lm@tiny", estimate(params(models={"tiny": r}), machine=CPU, root=encoded))
+        for r in (plain, run)
+    )
+    # 5 x 5 bigrams and 16 targets of 5 numbers, 60 bytes for each of 1,000 tokens.
+    more = taught.peak_memory_bytes - without.peak_memory_bytes
+    assert more == 4 * 5 * (5 + 16) + 60 * 1000
 
 
 def test_windows_that_overlap_cost_as_often_as_they_are_read(encoded: Path) -> None:

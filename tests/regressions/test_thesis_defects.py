@@ -289,7 +289,7 @@ def test_6_smoothing_and_penalties_are_optimised_and_never_reported(
 ):
     run = trainer(project, **({"label_smoothing": 0.0, "fallback_penalty": 0.0} | extra))
     ids = torch.randint(0, 50, (2, 17))
-    hidden = torch.randn(2, 16, run.model.head[0].shape[1])
+    hidden = 20 * torch.randn(2, 16, run.model.head[0].shape[1])  # logits of about 1
 
     objective, reported = run.losses(hidden, ids)
     logits = F.linear(hidden, *run.model.head).flatten(0, 1)

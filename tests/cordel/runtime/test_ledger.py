@@ -87,7 +87,8 @@ def test_the_peak_memory_grows_with_what_is_held(path: Path) -> None:
 @pytest.mark.skipif(not ledger_module.STATUS.exists(), reason="no /proc")
 def test_the_peak_memory_is_not_that_of_the_program_which_started_this_one(path: Path) -> None:
     child = (
-        "import sys; from pathlib import Path; from cordel.runtime.ledger import ledger\n"
+        "import mmap, sys; from pathlib import Path; from cordel.runtime.ledger import ledger\n"
+        f"untouched = mmap.mmap(-1, {300 * MIB})\n"
         "with ledger(Path(sys.argv[1]), stage='x'): pass"
     )
     parent = (
