@@ -82,7 +82,8 @@ class Trainer:
         self.features = self.model.features
         if compute.compile:
             self.features = torch.compile(self.features)
-        self.train_ids, self.teacher = train_ids, None
+        self.train_ids = train_ids
+        self.teacher: TrigramTeacher | None = None
         if params.teacher_share:
             self.teacher = TrigramTeacher(train_ids, len(model.head[0])).to(compute.device)
         self.carries_state = model.carries_state and params.stride == params.context_length
@@ -128,10 +129,10 @@ class Trainer:
 
     def begin(self) -> None:
         """Give the untrained weights what counting knows, where the run wants it."""
-        if self.params.bigram_start is not None:
+        start, seed = self.params.bigram_start, self.params.seed
+        if start is not None:
             log.info("fitting embedding and output to the bigrams of the train text")
-            p = self.params
-            start_at_bigrams(self.model, self.train_ids, p.bigram_start, seed=p.seed)
+            start_at_bigrams(self.model, self.train_ids, start, seed=seed)
 
     def losses(self, hidden_BTD: Tensor, ids_BT1: Tensor) -> tuple[Tensor, Tensor]:
         """Return (objective, cross-entropy) of windows, both in nats a token."""
@@ -146,8 +147,9 @@ class Trainer:
             soft=None if self.teacher is None else self.teacher.rows(ids_BT1),
             soft_share=p.teacher_share,
         )
+        weight, bias = self.model.head
         summed = linear_cross_entropy(
-            hidden_BTD.flatten(0, 1), *self.model.head, targets_BT.flatten(), objective
+            hidden_BTD.flatten(0, 1), weight, bias, targets_BT.flatten(), objective
         )
         value, entropy = (each / targets_BT.numel() for each in summed)
         return value, entropy
@@ -219,6 +221,7 @@ class Trainer:
             context_length=min(context, (len(self.val_ids) - 1) // lanes),
             batch_size=lanes,
         )
+        weight, bias = self.model.head
         nats, count, hidden = 0.0, 0, None
         for step in range(batches.steps_per_epoch):
             ids = torch.from_numpy(batches.batch(step).ids).to(self.compute.device)
@@ -226,7 +229,7 @@ class Trainer:
                 hidden_BTD, hidden = self.model.features(ids[:, :-1], hidden)
                 targets_N = ids[:, 1:].flatten()
                 hidden_ND = hidden_BTD.flatten(0, 1)
-                nats += linear_cross_entropy(hidden_ND, *self.model.head, targets_N)[1].item()
+                nats += linear_cross_entropy(hidden_ND, weight, bias, targets_N)[1].item()
             hidden = hidden if self.model.carries_state else None
             count += targets_N.numel()
         return nats / count

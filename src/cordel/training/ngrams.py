@@ -49,7 +49,7 @@ def start_at_bigrams(model: Any, train_ids: np.ndarray, params: BigramStart, *, 
     Raises:
         ParamsError: The architecture has no path past its blocks, or one matrix for both.
     """
-    weight, _ = model.head
+    weight, bias = model.head
     if not hasattr(model, "past_blocks") or weight is model.embedding:
         raise ParamsError(
             "bigram_start needs an embedding and an output of their own (a Llama with tied: false);"
@@ -73,7 +73,7 @@ def start_at_bigrams(model: Any, train_ids: np.ndarray, params: BigramStart, *, 
             weights=torch.from_numpy(back[chosen].astype(np.float32)).to(device),
         )
         hidden_ND = model.past_blocks(contexts)
-        loss, _ = linear_cross_entropy(hidden_ND, *model.head, contexts, objective)
+        loss, _ = linear_cross_entropy(hidden_ND, weight, bias, contexts, objective)
         optimizer.param_groups[0]["lr"] = params.learning_rate * min(
             1.0, (batch + 1) / 5, 2 * (1 - batch / params.batches)
         )
@@ -116,6 +116,22 @@ class TrigramTeacher(nn.Module):
     the occurrence that is asked about is taken out of all counts first (of its trigram, and of its
     bigram where that was the only one with this left neighbour); unigrams stay as they are.
     """
+
+    contexts: Tensor  # int64, sorted: the first two tokens of every trigram, as one number
+    starts: Tensor  # of each context's trigrams in the next three
+    words: Tensor  # the third token
+    counts: Tensor
+    shares: Tensor  # counts less their discounts
+    totals: Tensor  # counts of each context
+    kept: Tensor  # shares of each context
+    bigrams: Tensor  # int64, sorted, as one number
+    befores: Tensor  # how many different tokens stand before each
+    bigram_totals: Tensor  # these, summed by first token
+    bigram_rest: Tensor  # what discounts leave of them to the unigrams
+    table: Tensor  # float32[V, V], rows of the bigrams' distributions
+    unigrams: Tensor  # float32[V]
+    D3: Tensor  # discounts of counts 0 to 3 and more
+    D2: Tensor
 
     def __init__(self, ids: np.ndarray, vocab_size: int) -> None:
         """Count ``ids``, one stream with the documents' ends in it.
