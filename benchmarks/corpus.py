@@ -509,7 +509,7 @@ def written(ids: list[list[int]], path: Path) -> list[list[int]]:
 
 
 def sentencepiece_ids(home: Path, texts: list[str], out: Path) -> list[list[int]]:
-    """Encode without cordel's dictionary of words."""
+    """Encode without cordel's chunks, whose scores add exactly."""
     processor = SubwordTokenizer((home / "tokenizer.model").read_bytes()).processor
     return written([processor.encode(text) for text in texts], out / "plain.bin")
 

@@ -180,7 +180,7 @@ def encode_ways(home: Path, texts: list[str]) -> Ways:
     """Return ways to encode with one of cordel's tokenizers; each begins by loading it."""
     write_huggingface(home)
     return {
-        "cordel, word by word": Way(lambda: by_words(load_pieces(home), texts)),
+        "cordel": Way(lambda: by_words(load_pieces(home), texts)),
         "SentencePiece, all documents in a call": Way(
             lambda: load_pieces(home).processor.encode(texts, num_threads=1)
         ),
