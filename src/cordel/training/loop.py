@@ -127,12 +127,13 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Give the untrained weights what counting knows, where the run wants it."""
-        start, seed = self.params.bigram_start, self.params.seed
-        if start is not None:
-            log.info("fitting embedding and output to the bigrams of the train text")
-            start_at_bigrams(self.model, self.train_ids, start, seed=seed)
+    def begin(self) -> bool:
+        """Give the untrained weights what counting knows; return whether the run wants it."""
+        if (start := self.params.bigram_start) is None:
+            return False
+        log.info("fitting embedding and output to the bigrams of the train text")
+        start_at_bigrams(self.model, self.train_ids, start, seed=self.params.seed)
+        return True
 
     def losses(self, hidden_BTD: Tensor, ids_BT1: Tensor) -> tuple[Tensor, Tensor]:
         """Return (objective, cross-entropy) of windows, both in nats a token."""
@@ -272,15 +273,15 @@ class Trainer:
             self.restore(snapshot)
             log.info("%s", self._resumed(label, folder))
         else:
-            self.begin()
+            self.evaluate()
+            if self.begin():
+                self.evaluate()  # a second row at step 0: what counting gave
         p = self.params
         eval_steps = {round(self.total_steps * k / p.evaluations) for k in range(p.evaluations + 1)}
         tokens = p.batch_size * p.context_length
         total = self.total_steps * tokens
         shown = Progress(label, "tokens", total, done=self.state.step * tokens)
         saved_at = started_at = time.monotonic()
-        if not self.state.curve:
-            self.evaluate()
         with stop_requests() as stop_requested:
             while not self.state.done:
                 self.take_step()

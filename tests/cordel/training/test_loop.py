@@ -130,6 +130,11 @@ def test_a_start_at_bigrams_is_made_once_and_not_again_by_a_resumed_run(
     resumed.run(tmp_path / "cut", "v0")
     assert bytes_of(resumed) == bytes_of(whole)
     assert bytes_of(whole) != bytes_of(trainer("llama", teacher_share=0.5))
+    # Before the start and after it; the tiny text has bigrams to learn.
+    before, after = whole.state.curve[:2]
+    assert (before["step"], after["step"], whole.state.curve[2]["step"]) == (0, 0, 4)
+    assert after["val_bits_per_byte"] != before["val_bits_per_byte"]
+    assert resumed.state.curve == whole.state.curve
 
 
 @pytest.mark.parametrize("change", [{"label_smoothing": 0.3}, {"fallback_penalty": 0.5}])
