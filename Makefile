@@ -46,7 +46,6 @@ audit: setup  ## recompute the thesis' published figures: make audit PUBLISHED=<
 	@echo "The whole report: audit/report.md, audit/report.pt-BR.md"
 
 bench: setup  ## measure speed against peers into docs/performance.md; QUICK=1: a look, nothing kept
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	python -m benchmarks $(if $(QUICK),--quick) $(SECTIONS)
 
 publish-results: setup  ## keep the current run's results: make publish-results PROFILE=ptbr

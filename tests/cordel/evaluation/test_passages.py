@@ -19,7 +19,7 @@ from cordel.evaluation.passages import (
     unigram_noise,
     windows_of,
 )
-from cordel.evaluation.references import KneserNey
+from cordel.kneser_ney import KneserNey
 from cordel.runtime.errors import ArtifactError, ParamsError
 
 PIECES = ["<unk>", "<s>", "</s>", "▁o", "▁gato", "▁viu", "s", "ão", "<0xC3>", ".", "▁9"]
