@@ -105,7 +105,7 @@ def _merge(base: Any, overlay: Any, source: Path, where: str, changed: list[str]
         name = f"{where}{key}"
         if key not in base:
             raise ParamsError(f"{source}: unknown key {name!r}; params.yaml has no such key")
-        section = isinstance(base[key], Mapping)
+        section = isinstance(base[key], Mapping) and value is not None  # null: without it
         if isinstance(value, Mapping) != section:
             wanted = "keys and values" if section else "a value"
             raise ParamsError(f"{source}: {name!r} is {value!r:.60}, expected {wanted}")

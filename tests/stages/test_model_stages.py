@@ -203,7 +203,7 @@ def curve_of(run: str) -> list[dict[str, str]]:
 def test_training_gets_better_and_keeps_the_best(names: dict) -> None:
     bits = [float(row["val_bits_per_byte"]) for row in curve_of(names["run"])]
     config = read_json(Path("data/models", names["run"], "config.json"))
-    assert len(bits) == 3
+    assert len(bits) == (4 if names["run"] == "v7" else 3)  # v7: before its start at bigrams, too
     assert bits[0] > bits[-1] == config["val_bits_per_byte"]
     assert config["step"] == int(curve_of(names["run"])[-1]["step"]) > 10
 
