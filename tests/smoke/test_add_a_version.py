@@ -43,6 +43,8 @@ def clone(smoke: Clone, tmp_path_factory: pytest.TempPathFactory) -> Clone:
         after,
         count=1,
     )
+    start = re.compile(r"( *bigram_start:)\n(?: {8}.*\n)+")
+    after = start.sub(r"\1 null\n", after, count=1)
     params.write_text(f"{before}  v8:{after}", "utf-8")
     return made
 
