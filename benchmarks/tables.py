@@ -159,6 +159,40 @@ def line(found: Found) -> str:
     return f"{markdown_table(header, rows)}\n\nv7 overtakes the trigrams {'; '.join(said)}."
 
 
+def study(found: Found) -> str:
+    """Return the variants of v7 at equal CPU time, the sizes, and what was foretold of the last."""
+    rows = [
+        [
+            name,
+            *(f"{row[key]:,}" for key in ("parameters", "tokens")),
+            f"{row['cpu_seconds']:.0f}",
+            f"{row['peak_memory_mib']:,.0f}",
+            f"{row['at_the_start']:.3f}",
+            f"{row['val_bits_per_byte']:.3f}",
+        ]
+        for part in ("variants", "sizes")
+        for name, row in found[part].items()
+    ]
+    header = ("", "parameters", "tokens", "CPU s", "peak MiB")
+    header += ("bits per byte of val before a step", "after the last")
+    tables = [
+        markdown_table((first, *header[1:]), part)
+        for first, part in (
+            (f"in {found['seconds']:.0f} CPU s", rows[: len(found["variants"])]),
+            ("width", rows[len(found["variants"]) :]),
+        )
+        if part
+    ]
+    if fit := found.get("fit"):
+        largest = list(found["sizes"].values())[-1]["val_bits_per_byte"]
+        tables.append(
+            f"Over the sizes but the last: {fit['floor']:.3f} + {fit['factor']:.3g} × "
+            f"seconds^−{fit['exponent']:.3g}, off by at most {fit['largest_error']:.3f}. It "
+            f"foretells {fit['foretold']:.3f} for the last; measured: {largest:.3f}."
+        )
+    return "\n\n".join(tables)
+
+
 def gpu(found: Found) -> str:
     """Return the tables of a CUDA device."""
     training = [
@@ -202,6 +236,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "rnn": rnn,
     "quality": quality,
     "line": line,
+    "study": study,
     "sft": sft,
     "answers": answers,
     "corpus": corpus,

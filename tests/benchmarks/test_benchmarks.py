@@ -8,9 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.measure import Seconds, compared, interleave, rates, spread, summary
 from benchmarks.quality import crossing, merged, ratios
+from benchmarks.study import PLAN, foretold
 from benchmarks.tables import TABLES, render
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -72,6 +74,27 @@ def test_there_is_no_ratio_where_one_seed_never_came_so_far() -> None:
 def test_an_overlay_changes_what_it_names_only() -> None:
     values = {"a": 1, "b": {"c": 2, "d": 3}}
     assert merged(values, {"b": {"d": 4}}) == {"a": 1, "b": {"c": 2, "d": 4}}
+
+
+def test_the_last_size_is_foretold_from_the_others() -> None:
+    seconds = [40, 80, 160, 320, 640]
+    sizes = [{"cpu_seconds": s, "val_bits_per_byte": 1.2 + 3 * s**-0.4} for s in seconds]
+    sizes[-1] = {"cpu_seconds": 640, "val_bits_per_byte": 9.9}  # not looked at
+    found = foretold(sizes)
+    assert found["foretold"] == pytest.approx(1.2 + 3 * 640**-0.4, abs=2e-3)
+    assert found["floor"] == pytest.approx(1.2, abs=0.02)
+    assert found["largest_error"] < 1e-3
+
+
+def test_the_study_changes_what_params_yaml_has() -> None:
+    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    every = [*plan["variants"].values(), *(size["changes"] for size in plan["sizes"].values())]
+    for key in {key for changes in every for key in changes}:
+        value = params
+        for part in key.split("."):
+            assert part in value, key
+            value = value[part]
 
 
 def test_every_section_has_a_module_and_a_place_in_the_document() -> None:

@@ -1,0 +1,182 @@
+"""v7 against one change at a time at equal CPU time, and sizes that foretell a larger one.
+
+Every row is an experiment, run with ``dvc exp run --temp`` and kept by Git and DVC (``dvc exp
+show``, ``dvc exp apply study-...``). Before it, a few steps are timed here, and its epochs are
+those that fill the time with what is done before the first step. What ``dvc repro`` left must be
+committed. Rows that ``benchmarks/results/study.json`` has already are not measured again.
+"""
+
+import csv
+import io
+import json
+import logging
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cordel.compute import ComputeParams, decide, seed_everything
+from cordel.models import build_model, parse_architecture
+from cordel.runtime.errors import UserError
+from cordel.runtime.files import read_json, write_text
+from cordel.runtime.params import parse, read_params, read_section
+from cordel.tokens import read_ids, read_meta
+from cordel.training.loop import Trainer
+from cordel.training.params import RunParams
+
+log = logging.getLogger("study")
+
+PLAN = Path(__file__).with_suffix(".yaml")
+KEPT = Path("benchmarks/results/study.json")
+TOKENS = Path("data/tokens/v7_lossless")
+RUN = "models.v7"
+VOCABULARY = "tokenizers.unigram_v7.vocab_size"
+STAGES = ("train_tokenizer@unigram_v7", "encode_corpus@v7_lossless", "train_lm@v7")
+TIMED_STEPS = 6
+QUICK_SECONDS = 2.0
+
+Changes = Mapping[str, Any]
+
+
+def measure(*, quick: bool) -> dict[str, Any]:
+    """Return the variants, the sizes, and the fit over the sizes but the last."""
+    plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
+    found: dict[str, Any] = {"seconds": plan["seconds"], "variants": {}, "sizes": {}}
+    if quick:
+        rows = {"as it is": experiment("quick", {}, QUICK_SECONDS)}
+        call("dvc", "exp", "remove", "study-quick")
+        return found | {"seconds": QUICK_SECONDS, "variants": rows}
+    if KEPT.exists():
+        found |= {name: read_json(KEPT)[name] for name in ("variants", "sizes")}
+    for part, name, seconds, changes in [
+        *(("variants", name, plan["seconds"], c) for name, c in plan["variants"].items()),
+        *(
+            ("sizes", name, size["seconds"], size["changes"])
+            for name, size in plan["sizes"].items()
+        ),
+    ]:
+        kept = found[part].get(name, {})
+        if (kept.get("seconds"), kept.get("changes")) != (seconds, changes):
+            found[part][name] = experiment(name, changes, seconds)
+            write_text(KEPT, json.dumps(found, indent=1, ensure_ascii=False))
+        log.info("%s: %s", name, found[part][name]["val_bits_per_byte"])
+    return found | {"fit": foretold(list(found["sizes"].values()))}
+
+
+def foretold(sizes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Fit bits = floor + factor x seconds^-exponent to all but the last, and foretell the last.
+
+    The floor is searched for; the rest is a line through the logarithms.
+    """
+    seconds = np.array([size["cpu_seconds"] for size in sizes])
+    bits = np.array([size["val_bits_per_byte"] for size in sizes])
+    best: tuple[float, ...] = (np.inf,)
+    for floor in np.linspace(0.0, bits[:-1].min() - 0.01, 400):
+        slope, factor = np.polyfit(np.log(seconds[:-1]), np.log(bits[:-1] - floor), 1)
+        fitted = floor + np.exp(factor) * seconds**slope
+        error = float(np.abs(fitted - bits)[:-1].max())
+        if error < best[0]:
+            best = (error, float(floor), float(np.exp(factor)), float(-slope), float(fitted[-1]))
+    names = ("largest_error", "floor", "factor", "exponent", "foretold")
+    return dict(zip(names, (round(value, 4) for value in best), strict=True))
+
+
+def experiment(name: str, changes: Changes, seconds: float) -> dict[str, Any]:
+    """Run v7 with ``changes`` for about so many CPU seconds, as an experiment of DVC."""
+    slug = "study-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    begin, a_step, steps_per_epoch = timed(changes)
+    steps = max(2, (seconds - begin) / a_step)
+    epochs = float(f"{steps / steps_per_epoch:.4g}")
+    values = {
+        **changes,
+        f"{RUN}.training.epochs": epochs,
+        f"{RUN}.training.schedule_epochs": epochs,
+        f"{RUN}.training.evaluations": 1,
+    }
+    sets = [part for key, value in values.items() for part in ("-S", f"{key}={_text(value)}")]
+    stages = STAGES if VOCABULARY in changes else STAGES[-1:]
+    call("dvc", "exp", "run", "--temp", "-f", "-s", "-n", slug, *sets, *stages)
+    head = call("git", "rev-parse", "HEAD").strip()
+    ref = f"refs/exps/{head[:2]}/{head[2:]}/{slug}"  # where DVC keeps experiments of a commit
+    record = json.loads(call("git", "show", f"{ref}:metrics/ledger/train_lm/v7.json"))[-1]
+    curve = list(csv.DictReader(io.StringIO(call("git", "show", f"{ref}:plots/curves/v7.csv"))))
+    return {
+        "seconds": seconds,
+        "changes": dict(changes),
+        "experiment": slug,
+        "parameters": record["parameters"],
+        "tokens": record["tokens"]["processed"],
+        "steps": int(curve[-1]["step"]),
+        "cpu_seconds": round(begin + a_step * int(curve[-1]["step"]), 1),
+        "stage_cpu_seconds": record["cpu_seconds"],
+        "peak_memory_mib": record["peak_memory_mib"],
+        "at_the_start": float(
+            next(r for r in reversed(curve) if r["step"] == "0")["val_bits_per_byte"]
+        ),
+        "val_bits_per_byte": float(curve[-1]["val_bits_per_byte"]),
+    }
+
+
+def timed(changes: Changes) -> tuple[float, float, int]:
+    """Return CPU seconds before the first step and of a step, and steps an epoch.
+
+    Another vocabulary is timed on the ids at hand, those that it does not have clipped.
+    """
+    section = {RUN: read_section(RUN)}
+    for key, value in changes.items():
+        if key.startswith(f"{RUN}."):
+            *path, last = key.removeprefix(f"{RUN}.").split(".")
+            inner = section[RUN]
+            for part in path:
+                inner = inner[part]
+            inner[last] = value
+    run = parse(section[RUN], RunParams, RUN)
+    meta = read_meta(TOKENS)
+    size = changes.get(VOCABULARY, meta.vocab_size)
+    ids = np.minimum(read_ids(TOKENS, "train"), size - 1)
+    seed_everything(run.training.seed)
+    model = build_model(
+        run.architecture,
+        parse_architecture(run.architecture, run.model, RUN),
+        vocab_size=size,
+        context_length=run.training.context_length,
+    )
+    begun = time.process_time()
+    trainer = Trainer(
+        model,
+        replace(run.training, epochs=1.0, schedule_epochs=1.0),
+        train_ids=ids,
+        val_ids=ids[:1],
+        val_meta=meta.splits["val"],
+        compute=decide(read_params("compute", ComputeParams)),
+    )
+    trainer.begin()
+    before = time.process_time() - begun
+    took = []
+    for _ in range(TIMED_STEPS + 1):
+        begun = time.process_time()
+        trainer.take_step()
+        took.append(time.process_time() - begun)
+    return before, float(np.median(took[1:])), trainer.batches.steps_per_epoch
+
+
+def call(*command: str) -> str:
+    """Run a command of Git or DVC and return what it wrote.
+
+    Raises:
+        UserError: It failed.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
