@@ -18,6 +18,7 @@ from cordel.runtime.errors import ParamsError
 from cordel.runtime.files import write_text
 
 BASE = "sample"
+OPTIONAL = ("bigram_start",)  # sections that a run may be without: null
 
 
 def apply_profile(name: str, *, root: Path = Path()) -> list[str]:
@@ -105,7 +106,7 @@ def _merge(base: Any, overlay: Any, source: Path, where: str, changed: list[str]
         name = f"{where}{key}"
         if key not in base:
             raise ParamsError(f"{source}: unknown key {name!r}; params.yaml has no such key")
-        section = isinstance(base[key], Mapping) and value is not None  # null: without it
+        section = isinstance(base[key], Mapping) and not (value is None and key in OPTIONAL)
         if isinstance(value, Mapping) != section:
             wanted = "keys and values" if section else "a value"
             raise ParamsError(f"{source}: {name!r} is {value!r:.60}, expected {wanted}")
