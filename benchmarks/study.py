@@ -35,6 +35,7 @@ log = logging.getLogger("study")
 PLAN = Path(__file__).with_suffix(".yaml")
 KEPT = Path("benchmarks/results/study.json")
 TOKENS = Path("data/tokens/v7_lossless")
+PARTS = ("variants", "chosen", "sizes")
 RUN = "models.v7"
 VOCABULARY = "tokenizers.unigram_v7.vocab_size"
 STAGES = ("train_tokenizer@unigram_v7", "encode_corpus@v7_lossless", "train_lm@v7")
@@ -47,20 +48,19 @@ Changes = Mapping[str, Any]
 def measure(*, quick: bool) -> dict[str, Any]:
     """Return the variants, the sizes, and the fit over the sizes but the last."""
     plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
-    found: dict[str, Any] = {"seconds": plan["seconds"], "variants": {}, "sizes": {}}
+    found: dict[str, Any] = {"seconds": plan["seconds"]} | {part: {} for part in PARTS}
     if quick:
-        rows = {"as it is": experiment("quick", {}, QUICK_SECONDS)}
+        found["chosen"]["as chosen"] = experiment("quick", {}, QUICK_SECONDS)
         call("dvc", "exp", "remove", "study-quick")
-        return found | {"seconds": QUICK_SECONDS, "variants": rows}
+        return found | {"seconds": QUICK_SECONDS}
     if KEPT.exists():
-        found |= {name: read_json(KEPT)[name] for name in ("variants", "sizes")}
-    for part, name, seconds, changes in [
-        *(("variants", name, plan["seconds"], c) for name, c in plan["variants"].items()),
-        *(
-            ("sizes", name, size["seconds"], size["changes"])
-            for name, size in plan["sizes"].items()
-        ),
-    ]:
+        found |= {part: read_json(KEPT)[part] for part in PARTS}
+    rows = [
+        *(("variants", n, plan["seconds"], plan["base"] | c) for n, c in plan["variants"].items()),
+        *(("chosen", n, plan["seconds"], c) for n, c in plan["chosen"].items()),
+        *(("sizes", n, size["seconds"], size["changes"]) for n, size in plan["sizes"].items()),
+    ]
+    for part, name, seconds, changes in rows:
         kept = found[part].get(name, {})
         if (kept.get("seconds"), kept.get("changes")) != (seconds, changes):
             found[part][name] = experiment(name, changes, seconds)

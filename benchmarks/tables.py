@@ -161,27 +161,26 @@ def line(found: Found) -> str:
 
 def study(found: Found) -> str:
     """Return the variants of v7 at equal CPU time, the sizes, and what was foretold of the last."""
-    rows = [
-        [
-            name,
-            *(f"{row[key]:,}" for key in ("parameters", "tokens")),
-            f"{row['cpu_seconds']:.0f}",
-            f"{row['peak_memory_mib']:,.0f}",
-            f"{row['at_the_start']:.3f}",
-            f"{row['val_bits_per_byte']:.3f}",
-        ]
-        for part in ("variants", "sizes")
-        for name, row in found[part].items()
-    ]
-    header = ("", "parameters", "tokens", "CPU s", "peak MiB")
+    header = ("parameters", "tokens", "CPU s", "peak MiB")
     header += ("bits per byte of val before a step", "after the last")
+    first = dict.fromkeys(("variants", "chosen"), f"in {found['seconds']:.0f} CPU s")
     tables = [
-        markdown_table((first, *header[1:]), part)
-        for first, part in (
-            (f"in {found['seconds']:.0f} CPU s", rows[: len(found["variants"])]),
-            ("width", rows[len(found["variants"]) :]),
+        markdown_table(
+            (first.get(part, "width"), *header),
+            [
+                [
+                    name,
+                    *(f"{row[key]:,}" for key in ("parameters", "tokens")),
+                    f"{row['cpu_seconds']:.0f}",
+                    f"{row['peak_memory_mib']:,.0f}",
+                    f"{row['at_the_start']:.3f}",
+                    f"{row['val_bits_per_byte']:.3f}",
+                ]
+                for name, row in found[part].items()
+            ],
         )
-        if part
+        for part in ("variants", "chosen", "sizes")
+        if found[part]
     ]
     if fit := found.get("fit"):
         largest = list(found["sizes"].values())[-1]["val_bits_per_byte"]

@@ -89,7 +89,8 @@ def test_the_last_size_is_foretold_from_the_others() -> None:
 def test_the_study_changes_what_params_yaml_has() -> None:
     plan = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    every = [*plan["variants"].values(), *(size["changes"] for size in plan["sizes"].values())]
+    every = [plan["base"], *plan["variants"].values(), *plan["chosen"].values()]
+    every += [size["changes"] for size in plan["sizes"].values()]
     for key in {key for changes in every for key in changes}:
         value = params
         for part in key.split("."):
