@@ -36,7 +36,7 @@ from stages.encode_corpus import DatasetParams
 
 log = logging.getLogger("quality")
 
-RECIPE, OURS = "v6_rc16k_v5b_aligned", "v7"
+RECIPE, OURS, SHORT = "v6_rc16k_v5b_aligned", "v7", "v7, a sixth of the start"
 SEEDS = (1, 2, 3)
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 TESTED = 24  # documents of each text that is scored
@@ -72,6 +72,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
     budget = QUICK if quick else FULL
     seeds = SEEDS[:1] if quick else SEEDS
     recipe, ours = (Run(name, quick=quick) for name in (RECIPE, OURS))
+    short = Run(OURS, quick=quick, overlay=SHORT)
     found: dict[str, Any] = {"budget": asdict(budget)}
     found["parameters"] = {RECIPE: recipe.parameters, OURS: ours.parameters}
     found["sweep"] = {
@@ -85,19 +86,25 @@ def measure(*, quick: bool) -> dict[str, Any]:
         name: float(min(rates, key=rates.__getitem__)) for name, rates in found["sweep"].items()
     }
     found["rates"] = {"thesis": recipe.params.training.learning_rate} | best
-    curves = {"recipe, the thesis' rate": [], "recipe, rate from the sweep": [], OURS: []}
+    names = ("recipe, the thesis' rate", "recipe, rate from the sweep", OURS, SHORT)
+    curves: dict[str, list[Any]] = {name: [] for name in names}
     for seed in seeds:
         for name, run, seconds, rate in (
             ("recipe, the thesis' rate", recipe, budget.recipe, None),
             ("recipe, rate from the sweep", recipe, budget.recipe, best[RECIPE]),
             (OURS, ours, budget.ours, best[OURS]),
+            (SHORT, short, budget.ours, best[OURS]),
         ):
             curves[name].append(
                 run.train(seconds, ["test"], seed=seed, rate=rate, marks=budget.marks)
             )
             log.info("%s, seed %d: %s", name, seed, curves[name][-1][-1])
     found["curves"] = curves
-    found["ratios"] = {name: ratios(curves[name], curves[OURS]) for name in curves if name != OURS}
+    found["ratios"] = {
+        f"{own} to {name}": ratios(curves[name], curves[own])
+        for name in names[:2]
+        for own in (OURS, SHORT)
+    }
     return found
 
 
@@ -142,10 +149,10 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 class Run:
     """A run of params.yaml, trained for CPU time."""
 
-    def __init__(self, name: str, *, quick: bool) -> None:
-        """Read what it is and its texts."""
-        overlay = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))[name]
-        section = merged(read_section(f"models.{name}"), overlay)
+    def __init__(self, name: str, *, quick: bool, overlay: str | None = None) -> None:
+        """Read its texts and what it is, changed as ``quality.yaml`` says under ``overlay``."""
+        changes = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))[overlay or name]
+        section = merged(read_section(f"models.{name}"), changes)
         self.name, self.params = name, parse(section, RunParams, f"models.{name}")
         self.compute = decide(read_params("compute", ComputeParams))
         dataset = read_params(f"datasets.{self.params.dataset}", DatasetParams)

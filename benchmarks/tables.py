@@ -127,17 +127,21 @@ def quality(found: Found) -> str:
                 "not with every seed" if times is None else spread(times, ".1f"),
             ]
         )
-    header = ("v6", "its best bits per byte", "after CPU s", "v7 has them after CPU s", "× faster")
+    header = ("", "the recipe's best bits per byte", "after CPU s", "v7 has them after", "× faster")
     sizes = ", ".join(f"{name} {count:,}" for name, count in found["parameters"].items())
     sweep = "; ".join(
         f"{name} " + ", ".join(f"{rate}: {bits:.3f}" for rate, bits in rates.items())
         for name, rates in found["sweep"].items()
     )
     budget = found["budget"]
-    last = ", ".join(f"{curve[-1][1]:.3f}" for curve in found["curves"]["v7"])
+    last = "; ".join(
+        f"{name}: " + ", ".join(f"{curve[-1][1]:.3f}" for curve in curves)
+        for name, curves in found["curves"].items()
+        if name.startswith("v7")
+    )
     return (
-        f"{markdown_table(header, rows)}\n\nParameters: {sizes}. v7 at the end of its "
-        f"{budget['ours']:.0f} s: {last}. Sweep of {budget['sweep']:.0f} s a rate, bits per byte "
+        f"{markdown_table(header, rows)}\n\nParameters: {sizes}. At the end of "
+        f"{budget['ours']:.0f} s, {last}. Sweep of {budget['sweep']:.0f} s a rate, bits per byte "
         f"of val: {sweep}."
     )
 
@@ -163,10 +167,10 @@ def study(found: Found) -> str:
     """Return the variants of v7 at equal CPU time, the sizes, and what was foretold of the last."""
     header = ("parameters", "tokens", "CPU s", "peak MiB")
     header += ("bits per byte of val before a step", "after the last")
-    first = dict.fromkeys(("variants", "chosen"), f"in {found['seconds']:.0f} CPU s")
+    first = f"in {found['seconds']:.0f} CPU s"
     tables = [
         markdown_table(
-            (first.get(part, "width"), *header),
+            ("width" if part == "sizes" else first, *header),
             [
                 [
                     name,
