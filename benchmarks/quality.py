@@ -101,7 +101,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             log.info("%s, seed %d: %s", name, seed, curves[name][-1][-1])
     found["curves"] = curves
     found["ratios"] = {
-        f"{own} to {name}": ratios(curves[name], curves[own])
+        f"{own}; the {name}": ratios(curves[name], curves[own])
         for name in names[:2]
         for own in (OURS, SHORT)
     }
