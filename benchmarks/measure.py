@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 PACKAGES = ("torch", "transformers", "peft", "trl", "tokenizers", "sentencepiece", "datatrove")
 TIE = 1.15
 
@@ -100,6 +102,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "cpu": _cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "python": sys.version.split()[0],

@@ -25,7 +25,6 @@ from cordel.compute import ComputeParams, decide, seed_everything
 from cordel.corpus.cleaning import CleaningParams
 from cordel.corpus.documents import Document, read_documents
 from cordel.corpus.normalisation import Normalisation, normalise
-from cordel.kneser_ney import KneserNey
 from cordel.models import build_model, count_parameters, parse_architecture
 from cordel.runtime.params import parse, read_params, read_section
 from cordel.tokenizers.saved import load_tokenizer
@@ -57,6 +56,8 @@ class Budget:
 FULL = Budget(recipe=300, ours=120, sweep=60, marks=8)
 QUICK = Budget(recipe=2, ours=2, sweep=1, marks=2)
 
+Curve = list[tuple[float, ...]]  # CPU seconds, then bits per byte of each text
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -75,16 +76,12 @@ def measure(*, quick: bool) -> dict[str, Any]:
     short = Run(OURS, quick=quick, overlay=SHORT)
     found: dict[str, Any] = {"budget": asdict(budget)}
     found["parameters"] = {RECIPE: recipe.parameters, OURS: ours.parameters}
+    rates = RATES[1:3] if quick else RATES
     found["sweep"] = {
-        run.name: {
-            f"{rate:g}": run.train(budget.sweep, ["val"], seed=SEEDS[0], rate=rate, marks=1)[-1][1]
-            for rate in (RATES[1:3] if quick else RATES)
-        }
+        run.name: {f"{rate:g}": swept(run, budget.sweep, rate) for rate in rates}
         for run in (recipe, ours)
     }
-    best = {
-        name: float(min(rates, key=rates.__getitem__)) for name, rates in found["sweep"].items()
-    }
+    best = {name: float(min(bits, key=bits.__getitem__)) for name, bits in found["sweep"].items()}
     found["rates"] = {"thesis": recipe.params.training.learning_rate} | best
     names = ("recipe, the thesis' rate", "recipe, rate from the sweep", OURS, SHORT)
     curves: dict[str, list[Any]] = {name: [] for name in names}
@@ -95,9 +92,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
             (OURS, ours, budget.ours, best[OURS]),
             (SHORT, short, budget.ours, best[OURS]),
         ):
-            curves[name].append(
-                run.train(seconds, ["test"], seed=seed, rate=rate, marks=budget.marks)
-            )
+            curve, _ = run.train(seconds, ["test"], seed=seed, rate=rate, marks=budget.marks)
+            curves[name].append(curve)
             log.info("%s, seed %d: %s", name, seed, curves[name][-1][-1])
     found["curves"] = curves
     found["ratios"] = {
@@ -108,9 +104,13 @@ def measure(*, quick: bool) -> dict[str, Any]:
     return found
 
 
-def ratios(
-    theirs: Sequence[list[tuple[float, ...]]], ours: Sequence[list[tuple[float, ...]]]
-) -> Any:
+def swept(run: "Run", seconds: float, rate: float) -> float:
+    """Return bits per byte of val at the end of a run of the sweep."""
+    curve, _ = run.train(seconds, ["val"], seed=SEEDS[0], rate=rate, marks=1)
+    return curve[-1][1]
+
+
+def ratios(theirs: Sequence[Curve], ours: Sequence[Curve]) -> Any:
     """Return, seed by seed, CPU time of ours over theirs until theirs' best bits per byte.
 
     Theirs counts up to the evaluation at which it was best; ours, linear between evaluations. None
@@ -216,8 +216,8 @@ class Run:
 
     def train(
         self, seconds: float, texts: Sequence[str], *, seed: int, rate: float | None, marks: int
-    ) -> list[tuple[float, ...]]:
-        """Return (CPU seconds, bits per byte of each of ``texts``) along a run.
+    ) -> tuple[Curve, Any]:
+        """Return (CPU seconds, bits per byte of each of ``texts``) along a run, and its model.
 
         ``seconds`` covers what is done before the first step, too.
         """
@@ -241,7 +241,7 @@ class Run:
                 run.take_step()
             spent += time.process_time() - begun
             points.append(self.point(run, texts, spent))
-        return points
+        return points, run.model
 
     def point(self, run: Trainer, texts: Sequence[str], spent: float) -> tuple[float, ...]:
         """Return one point of a curve."""
@@ -252,17 +252,3 @@ class Run:
             run.evaluate()
             found.append(run.state.curve[-1]["val_bits_per_byte"])
         return tuple(round(value, 4) for value in found)
-
-    def ngrams(self, texts: Sequence[str]) -> dict[str, float]:
-        """Return what a Kneser-Ney trigram of the train text gives, and its CPU seconds."""
-        begun = time.process_time()
-        ends = np.flatnonzero(np.isin(self.train_ids, self.tokenizer.end)) + 1
-        size = self.tokenizer.vocab_size
-        model = KneserNey(3, size + 1, begin=size).fit(np.split(self.train_ids, ends)[:-1])
-        found = {"cpu_seconds": round(time.process_time() - begun, 2)}
-        for name in texts:
-            text = self.texts[name]
-            nats = sum(model.nats(ids[len(self.tokenizer.begin) :]) for ids in text.documents)
-            bits = nats / math.log(2) + 8 * text.meta.unknown_bytes
-            found[name] = round(bits / text.meta.bytes, 4)
-        return found

@@ -14,7 +14,7 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,22 +69,58 @@ def measure(*, quick: bool) -> dict[str, Any]:
     return found | {"fit": foretold(list(found["sizes"].values()))}
 
 
-def foretold(sizes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Fit bits = floor + factor x seconds^-exponent to all but the last, and foretell the last.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLaw:
+    """bits = floor + factor x seconds^-exponent."""
 
-    The floor is searched for; the rest is a line through the logarithms.
+    floor: float
+    factor: float
+    exponent: float
+    largest_error: float  # of the points that it was fitted to
+
+    def at(self, seconds: float) -> float:
+        """Return bits per byte after so many CPU seconds."""
+        return self.floor + self.factor * seconds**-self.exponent
+
+    def reaches(self, bits: float) -> float | None:
+        """Return after how many CPU seconds it is down at ``bits``; None: never."""
+        if bits <= self.floor or self.exponent <= 0:
+            return None
+        return float(f"{((bits - self.floor) / self.factor) ** (-1 / self.exponent):.3g}")
+
+    def as_json(self) -> dict[str, float]:
+        """Return the four numbers, rounded."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+def power_law(
+    points: Sequence[tuple[float, float]], floors: Sequence[float] | None = None
+) -> PowerLaw:
+    """Fit a power law to (seconds, bits per byte).
+
+    The floor is searched for, or one of ``floors``; the rest is a line through the logarithms.
     """
-    seconds = np.array([size["cpu_seconds"] for size in sizes])
-    bits = np.array([size["val_bits_per_byte"] for size in sizes])
-    best: tuple[float, ...] = (np.inf,)
-    for floor in np.linspace(0.0, bits[:-1].min() - 0.01, 400):
-        slope, factor = np.polyfit(np.log(seconds[:-1]), np.log(bits[:-1] - floor), 1)
-        fitted = floor + np.exp(factor) * seconds**slope
-        error = float(np.abs(fitted - bits)[:-1].max())
-        if error < best[0]:
-            best = (error, float(floor), float(np.exp(factor)), float(-slope), float(fitted[-1]))
-    names = ("largest_error", "floor", "factor", "exponent", "foretold")
-    return dict(zip(names, (round(value, 4) for value in best), strict=True))
+    seconds, bits = np.array(points).T
+    tried = np.linspace(0.0, bits.min() - 0.01, 400).tolist() if floors is None else floors
+
+    def fitted(floor: float) -> PowerLaw:
+        slope, factor = np.polyfit(np.log(seconds), np.log(bits - floor), 1)
+        error = np.abs(floor + np.exp(factor) * seconds**slope - bits).max()
+        return PowerLaw(
+            floor=floor,
+            factor=float(np.exp(factor)),
+            exponent=-float(slope),
+            largest_error=float(error),
+        )
+
+    return min(map(fitted, tried), key=lambda law: law.largest_error)
+
+
+def foretold(sizes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Fit a power law to all sizes but the last, and foretell the last."""
+    points = [(size["cpu_seconds"], size["val_bits_per_byte"]) for size in sizes]
+    law = power_law(points[:-1])
+    return law.as_json() | {"foretold": round(law.at(points[-1][0]), 4)}
 
 
 def experiment(name: str, changes: Changes, seconds: float) -> dict[str, Any]:

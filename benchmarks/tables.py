@@ -30,9 +30,14 @@ def _where(found: Found) -> str:
     e = found["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in e["versions"].items())
     return (
-        f"{e['date'][:10]}, {e['cpu']}, {e['cores']} cores, one thread, load {e['load']} to "
+        f"{e['date'][:10]}, {_cpu(e)}, {e['cores']} cores, one thread, load {e['load']} to "
         f"{e['load_after']}; Python {e['python']}, {versions}."
     )
+
+
+def _cpu(environment: Found) -> str:
+    instructions = environment.get("instructions")
+    return f"{environment['cpu']}, {instructions}" if instructions else environment["cpu"]
 
 
 def steps(found: Found) -> str:
@@ -147,20 +152,48 @@ def quality(found: Found) -> str:
 
 
 def line(found: Found) -> str:
-    """Return v7's curve beside the n-grams that it has to overtake."""
+    """Return v7's runs beside the n-grams that they have to overtake."""
     rows = [
-        [f"trigrams over {name}", *(f"{row[key]:.3f}" for key in ("cpu_seconds", *TEXTS))]
+        [
+            f"trigrams over {name}",
+            *(f"{row[key]:.3f}" for key in ("cpu_seconds", *TEXTS)),
+            "",
+            "",
+            "",
+        ]
         for name, row in found["ngrams"].items()
     ]
-    rows += [["v7", f"{at:,.0f}", *(f"{b:.3f}" for b in bits)] for at, *bits in found["curve"]]
-    header = ("", "CPU s", *(f"{text}, bits per byte" for text in TEXTS))
-    said = [
-        f"over {name} on {text} text "
-        + ("not within this time" if second is None else f"after {second:,.0f} CPU s")
-        for name, texts in found["crossings"].items()
-        for text, second in texts.items()
+    keys = (*TEXTS, *(f"{text}, mixed" for text in TEXTS), "share")
+    rows += [
+        ["v7", f"{run['cpu_seconds']:,.0f}", *(f"{run[key]:.3f}" for key in keys)]
+        for run in found["runs"]
     ]
-    return f"{markdown_table(header, rows)}\n\nv7 overtakes the trigrams {'; '.join(said)}."
+    header = ("", "CPU s", *(f"{text}, bits per byte" for text in TEXTS))
+    header += (*(f"{text}, both mixed" for text in TEXTS), "share of v7")
+    laws = "; ".join(
+        f"{text} {law['floor']:.3f} + {law['factor']:.3g} × seconds^−{law['exponent']:.3g}, "
+        f"off by at most {law['largest_error']:.3f}"
+        for text, law in found["laws"].items()
+    )
+    said = [
+        f"over {name} on {text} text {_crossing(where)}"
+        for name, texts in found["crossings"].items()
+        for text, where in texts.items()
+    ]
+    return (
+        f"{markdown_table(header, rows)}\n\nFitted to v7's runs: {laws}.\n\n"
+        f"v7 overtakes the trigrams {'; '.join(said)}."
+    )
+
+
+def _crossing(where: Found) -> str:
+    if (measured := where.get("measured")) is not None:
+        return f"after {measured:,} CPU s (measured)"
+    law, straight = (
+        "never" if second is None else f"{second:,.0f} CPU s"
+        for second in (where["law"], where["law_without_floor"])
+    )
+    return f"after {law} (extrapolated by the law; {straight} by one without a floor)"
 
 
 def study(found: Found) -> str:

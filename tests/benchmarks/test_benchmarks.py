@@ -6,14 +6,21 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
+from benchmarks.line import Trigrams, best_share, mixed, overtakes, token_nats
 from benchmarks.measure import Seconds, compared, interleave, rates, spread, summary
 from benchmarks.quality import crossing, merged, ratios
-from benchmarks.study import PLAN, foretold
+from benchmarks.study import PLAN, foretold, power_law
 from benchmarks.tables import TABLES, render
+from cordel.compute import ComputeParams, decide, seed_everything
+from cordel.evaluation.scoring import score_documents
+from cordel.models import build_model, parse_architecture
+from cordel.tokens import Encoded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CURVE = [(10.0, 3.0), (20.0, 2.0), (40.0, 1.0)]
@@ -84,6 +91,56 @@ def test_the_last_size_is_foretold_from_the_others() -> None:
     assert found["foretold"] == pytest.approx(1.2 + 3 * 640**-0.4, abs=2e-3)
     assert found["floor"] == pytest.approx(1.2, abs=0.02)
     assert found["largest_error"] < 1e-3
+
+
+RUNS = [{"cpu_seconds": s, "test": 1.2 + 3 * s**-0.4} for s in (50.0, 100.0, 200.0, 400.0)]
+
+
+def test_v7_overtakes_within_its_runs_or_by_the_law_over_them() -> None:
+    law = power_law([(run["cpu_seconds"], run["test"]) for run in RUNS])
+    assert overtakes(RUNS, "test", law, RUNS[2]["test"]) == {"measured": 200}
+    later = overtakes(RUNS, "test", law, 1.2 + 3 * 2000**-0.4)
+    assert later["law"] == pytest.approx(2000, rel=0.1)
+    assert later["law_without_floor"] < later["law"]
+    assert overtakes(RUNS, "test", law, 1.0)["law"] is None  # below the floor
+
+
+def test_a_mixture_is_between_its_parts_or_better_than_both() -> None:
+    ours, theirs = np.array([0.1, 3.0, 1.0]), np.array([3.0, 0.1, 1.0])
+    assert mixed(ours, theirs, 1.0) == pytest.approx(ours)
+    assert mixed(ours, theirs, 0.0) == pytest.approx(theirs)
+    assert mixed(ours, theirs, 0.5).sum() < min(ours.sum(), theirs.sum())
+    assert best_share(ours, theirs) == 0.5
+    assert best_share(ours, ours + 1) == 1.0
+
+
+def test_trigrams_tell_every_token_what_their_sum_says() -> None:
+    documents = [np.array([3, 4, 5, 3, 4, 1]), np.array([4, 5, 3, 1])]
+    model = Trigrams(3, 8, begin=0)
+    model.fit(documents)
+    assert model.token_nats(documents[0]).sum() == pytest.approx(model.nats(documents[0]))
+
+
+def test_every_token_of_a_text_is_scored_once_as_score_lm_does() -> None:
+    params = {"d_model": 8, "n_layer": 1, "n_head": 2, "d_ff": 8, "tied": False}
+    params |= {"rope_theta": 1e4, "norm_epsilon": 1e-5, "init_sd": 0.5}
+    seed_everything(0)
+    model = build_model(
+        "llama", parse_architecture("llama", params, "test"), vocab_size=9, context_length=4
+    )
+    documents = [np.array([0, 3, 4, 5, 6, 7, 8, 2, 3, 1]), np.array([0, 3, 1])]
+    run = SimpleNamespace(tokenizer=SimpleNamespace(begin=[0]))
+    found = token_nats(model, run, SimpleNamespace(documents=documents))  # pyright: ignore
+    assert len(found) == sum(len(ids) - 1 for ids in documents)
+    wanted = score_documents(
+        model.eval(),
+        [Encoded(id="", ids=ids.tolist(), bytes=1, unknown_bytes=0) for ids in documents],
+        context=[0],
+        begin=[0],
+        batch_size=2,
+        compute=decide(ComputeParams(device="cpu", threads=1, compile=False)),
+    )
+    assert found.sum() == pytest.approx(sum(each.nats for each in wanted), rel=1e-6)
 
 
 def test_the_study_changes_what_params_yaml_has() -> None:
