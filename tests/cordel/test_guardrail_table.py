@@ -190,6 +190,7 @@ def subset(shared: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_published_tokenizers_tell_people_from_noise(
     shared: Path, subset: Path, tmp_path: Path

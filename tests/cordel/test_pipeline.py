@@ -38,16 +38,19 @@ def test_a_stage_knows_what_it_reads_and_what_comes_before(project: Path) -> Non
     assert {"data/models/v7", "metrics/ledger/train_lm/v7.json"} <= v7.outs
 
 
+@pytest.mark.slow
 def test_a_target_brings_what_comes_before_it_and_no_more(project: Path) -> None:
     assert set(read_pipeline(["split_corpus"], root=project)) == {"split_corpus", "export_corpus"}
 
 
+@pytest.mark.slow
 def test_a_group_is_a_target(project: Path) -> None:
     stages = read_pipeline(["clean_corpus"], root=project)
     recipes = {f"clean_corpus@{name}" for name in ("web", "prose", "lossless")}
     assert set(stages) == recipes | {"split_corpus", "export_corpus"}
 
 
+@pytest.mark.slow
 def test_an_unknown_target_is_a_mistake_of_the_user(project: Path) -> None:
     with pytest.raises(InputError, match=r"dvc: .*'train_ml'"):
         read_pipeline(["train_ml"], root=project)

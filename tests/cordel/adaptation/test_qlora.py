@@ -47,6 +47,8 @@ from cordel.compute import Compute, seed_everything
 from cordel.runtime.console import Stopped
 from cordel.runtime.files import read_json, write_json
 
+pytestmark = pytest.mark.slow  # they train
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 DEFAULTS: dict[str, Any] = {
     "seed": 7,

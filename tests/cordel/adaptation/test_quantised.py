@@ -45,6 +45,8 @@ from cordel.compute import Compute, seed_everything
 from cordel.runtime.errors import ArtifactError, InputError
 from cordel.runtime.files import read_json, write_json
 
+pytestmark = pytest.mark.slow  # they load transformers and quantise
+
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SEVEN = LoraParams(rank=4, alpha=8, dropout=0.0, targets=TARGETS)
 IDS = torch.tensor([[2, 4, 300, 17, 401, 9, 33, 260, 3]])

@@ -146,6 +146,7 @@ def test_bands_find_as_many_pairs_as_the_formula_says() -> None:
     assert seen == pytest.approx(lsh_recall(20 / 42, PARAMS), abs=0.08)  # 3.5 standard errors
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_training_texts() -> None:
     def train(count: int) -> Iterator[Document]:
         for number in range(count):
@@ -235,6 +236,7 @@ def documents(rows: list[dict[str, str]], *fields: str) -> list[Document]:
 PROMPT = ("instruction", "input")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("split", "fields", "rows", "distinct"),

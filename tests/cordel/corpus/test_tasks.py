@@ -427,6 +427,7 @@ def test_precision_on_the_rows_read_by_hand(
     assert (len(right), len(ours), len(ours & right)) == (published_right, kept, kept_right)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_prompts_that_the_thesis_trained_on_are_dropped(shared: Path) -> None:
     folder = shared / "data" / "canarim"

@@ -226,6 +226,7 @@ def scored(published: list[Published]) -> Scored:
     return scored
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @ARMS
 @pytest.mark.parametrize(("task", "name"), CASES)

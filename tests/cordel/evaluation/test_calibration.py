@@ -233,6 +233,7 @@ def test_a_loop_fails(guardrail: Guardrail) -> None:
     assert guardrail.deviations(verdict["features"])["repeat_ratio"] > guardrail.threshold
 
 
+@pytest.mark.slow
 def test_noise_is_told_from_people_and_the_thesis_says_nothing(guardrail: Guardrail) -> None:
     people = guardrail.people.evaluation
     rng = np.random.default_rng(1)

@@ -10,6 +10,7 @@ from cordel.reporting.offline_plots import PAGE, write_offline_page
 from cordel.runtime.errors import EnvironmentProblem
 
 
+@pytest.mark.slow
 def test_the_page_holds_vega_and_is_set_for_this_clone_only(tmp_path: Path) -> None:
     Repo.init(str(tmp_path), no_scm=True).close()
     committed = (tmp_path / ".dvc/config").read_text("utf-8")

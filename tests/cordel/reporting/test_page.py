@@ -41,6 +41,8 @@ from tests.pages import (
     with_hostile_texts,
 )
 
+pytestmark = pytest.mark.slow  # a page of some thousand figures each
+
 HERE = Path(rendering.__file__).parent
 FOLDERS = {"sample": ROOT, "ptbr": ROOT / "results/ptbr"}
 ENGLISH, PORTUGUESE = LANGUAGES

@@ -75,6 +75,7 @@ def test_the_peak_memory_is_in_mebibytes(path: Path) -> None:
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_the_peak_memory_grows_with_what_is_held(path: Path) -> None:
     attempt(path)
     before = read_json(path, kind=list)[0]["peak_memory_mib"]
