@@ -40,6 +40,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 PART_SECONDS = 60.0  # what a killed export can lose
 MARKS = "part-*.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+BLANKS = " \t\n"  # that go with a paragraph marker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +156,10 @@ def _local(params: CorpusParams) -> Iterator[Document]:
 def normal_form(document: Document, marker: str) -> Document:
     """Return the document with line ends as newlines and paragraph markers as line ends."""
     text = document.text.replace("\r\n", "\n").replace("\r", "\n")
-    if marker:
-        text = re.sub(rf"[ \t\n]*{re.escape(marker)}[ \t\n]*", "\n", text)
+    if marker and marker in text:
+        first, *others = text.split(marker)
+        inner = [part.strip(BLANKS) for part in others[:-1]]
+        text = "\n".join([first.rstrip(BLANKS), *inner, others[-1].lstrip(BLANKS)])
     return replace(document, text=text.strip("\n"))
 
 
