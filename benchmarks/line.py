@@ -26,7 +26,7 @@ from cordel.kneser_ney import KneserNey
 
 log = logging.getLogger("line")
 
-BUDGETS, QUICK_BUDGETS = (75.0, 150.0, 300.0, 600.0, 1200.0), (1.0, 2.0)  # CPU seconds
+BUDGETS, QUICK_BUDGETS = (75.0, 150.0, 300.0, 600.0), (1.0, 2.0)  # CPU seconds
 TEXTS = ("test", "reserved")
 SHARES = np.linspace(0.0, 1.0, 21)  # of v7 in the mixture
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.measure import environment
 from cordel.compute import ComputeParams, decide, seed_everything
 from cordel.models import build_model, parse_architecture
 from cordel.runtime.errors import UserError
@@ -64,7 +65,8 @@ def measure(*, quick: bool) -> dict[str, Any]:
         kept = found[part].get(name, {})
         if (kept.get("seconds"), kept.get("changes")) != (seconds, changes):
             found[part][name] = experiment(name, changes, seconds)
-            write_text(KEPT, json.dumps(found, indent=1, ensure_ascii=False))
+            so_far = {"environment": environment() | {"load_after": None}} | found
+            write_text(KEPT, json.dumps(so_far, indent=1, ensure_ascii=False))
         log.info("%s: %s", name, found[part][name]["val_bits_per_byte"])
     return found | {"fit": foretold(list(found["sizes"].values()))}
 
