@@ -43,7 +43,8 @@ from cordel.compute import Compute, ComputeParams, decide, seed_everything
 from cordel.runtime.files import read_jsonl
 
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN = 16_384, 256, 4, 4, 688
-BLOCK, BATCH = 512, 8  # ids of a packed block on a CPU; rows of a padded batch
+BLOCK, BLOCKS = 512, 4  # ids of a packed block and blocks at once, as the profile `ptbr`
+BATCH = 8  # rows of a padded batch
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PAD = 0
 
@@ -143,8 +144,9 @@ def random_base(compute: Compute, **shape: int) -> Any:
 
 
 def packed(pieces: Sequence[Piece]) -> list[dict[str, Tensor]]:
-    """Return batches of one packed block."""
-    return [collate([block], pad=PAD) for block in pack(pieces, BLOCK)]
+    """Return batches of packed blocks."""
+    blocks = pack(pieces, BLOCK)
+    return [collate(blocks[at : at + BLOCKS], pad=PAD) for at in range(0, len(blocks), BLOCKS)]
 
 
 def padded(pieces: Sequence[Piece], size: int, width: int = 0) -> list[dict[str, Tensor]]:
@@ -237,7 +239,7 @@ def own_trainer(model: Any, pieces: Sequence[Piece], compute: Compute) -> Work:
         model=model,
         args=TrainingArguments(
             output_dir=mkdtemp(),
-            per_device_train_batch_size=1,
+            per_device_train_batch_size=BLOCKS,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
             **ARGUMENTS,
@@ -272,7 +274,7 @@ def trl_trainer(
     ]
     arguments = SFTConfig(
         output_dir=mkdtemp(),
-        per_device_train_batch_size=1 if packing else BATCH,
+        per_device_train_batch_size=BLOCKS if packing else BATCH,
         max_length=BLOCK,
         packing=packing,
         gradient_checkpointing=False,
