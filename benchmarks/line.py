@@ -12,15 +12,14 @@ token is scored once, with the whole document before it (trigrams) or half a win
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks.quality import OURS, RECIPE, SEEDS, Run, Text, crossing
-from benchmarks.study import PowerLaw, power_law
+from benchmarks.quality import OURS, RECIPE, SEEDS, Run, Text
+from benchmarks.study import overtakes, power_law
 from cordel.evaluation.scoring import windows_of
 from cordel.kneser_ney import KneserNey
 
@@ -48,11 +47,11 @@ def measure(*, quick: bool) -> dict[str, Any]:
     }
     runs = []
     for budget in QUICK_BUDGETS if quick else BUDGETS:
-        points, model = ours.train(budget, (), seed=SEEDS[0], rate=None, marks=1)
+        curve, model = ours.train(budget, (), seed=SEEDS[0], rate=None, marks=1)
         own = {name: token_nats(model, ours, text) for name, text in ours.texts.items()}
         share = best_share(own["val"], alone["val"])
         runs.append(
-            {"cpu_seconds": round(points[-1][0], 1), "share": share}
+            {"cpu_seconds": round(curve[-1][0], 1), "share": share}
             | {text: bits(own[text], ours.texts[text]) for text in TEXTS}
             | {
                 f"{text}, mixed": bits(mixed(own[text], alone[text], share), ours.texts[text])
@@ -60,28 +59,15 @@ def measure(*, quick: bool) -> dict[str, Any]:
             }
         )
         log.info("%s", runs[-1])
-    laws = {text: power_law([(run["cpu_seconds"], run[text]) for run in runs]) for text in TEXTS}
+    points = {text: [(run["cpu_seconds"], run[text]) for run in runs] for text in TEXTS}
+    laws = {text: power_law(points[text]) for text in TEXTS}
     crossings = {
-        name: {text: overtakes(runs, text, laws[text], found[text]) for text in TEXTS}
+        name: {text: overtakes(points[text], found[text]) for text in TEXTS}
         for name, found in ngrams.items()
     }
     return {"ngrams": ngrams, "runs": runs, "crossings": crossings} | {
         "laws": {text: law.as_json() for text, law in laws.items()}
     }
-
-
-def overtakes(
-    runs: Sequence[Mapping[str, float]], text: str, law: PowerLaw, line: float
-) -> dict[str, Any]:
-    """Return when v7 is as good as ``line``: measured, or foretold by the law over the runs.
-
-    Beside the law's own second stands that of a law without a floor, which is never later.
-    """
-    points = [(run["cpu_seconds"], run[text]) for run in runs]
-    if (measured := crossing(points, line)) is not None:
-        return {"measured": round(measured)}
-    straight = power_law(points, floors=(0.0,))
-    return {"law": law.reaches(line), "law_without_floor": straight.reaches(line)}
 
 
 class Trigrams(KneserNey):

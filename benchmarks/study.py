@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+import math
 import re
 import subprocess
 import time
@@ -22,7 +23,9 @@ import numpy as np
 import yaml
 
 from benchmarks.measure import environment
+from benchmarks.quality import crossing
 from cordel.compute import ComputeParams, decide, seed_everything
+from cordel.kneser_ney import KneserNey
 from cordel.models import build_model, parse_architecture
 from cordel.runtime.errors import UserError
 from cordel.runtime.files import read_json, write_text
@@ -68,7 +71,7 @@ def measure(*, quick: bool) -> dict[str, Any]:
             so_far = {"environment": environment() | {"load_after": None}} | found
             write_text(KEPT, json.dumps(so_far, indent=1, ensure_ascii=False))
         log.info("%s: %s", name, found[part][name]["val_bits_per_byte"])
-    return found | {"fit": foretold(list(found["sizes"].values()))}
+    return found | {"fit": foretold(list(found["sizes"].values())), "trigrams": trigrams()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,11 +121,35 @@ def power_law(
     return min(map(fitted, tried), key=lambda law: law.largest_error)
 
 
+def overtakes(points: Sequence[tuple[float, float]], line: float) -> dict[str, Any]:
+    """Return when (seconds, bits per byte) come down to ``line``: measured, or by a law over them.
+
+    Beside the law's own second stands that of one without a floor, which is never later.
+    """
+    if (measured := crossing(points, line)) is not None:
+        return {"measured": round(measured)}
+    law, straight = power_law(points), power_law(points, floors=(0.0,))
+    return {"law": law.reaches(line), "law_without_floor": straight.reaches(line)}
+
+
 def foretold(sizes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Fit a power law to all sizes but the last, and foretell the last."""
     points = [(size["cpu_seconds"], size["val_bits_per_byte"]) for size in sizes]
     law = power_law(points[:-1])
     return law.as_json() | {"foretold": round(law.at(points[-1][0]), 4)}
+
+
+def trigrams() -> float:
+    """Return bits per byte of val under Kneser-Ney trigrams of the train text."""
+    meta = read_meta(TOKENS)
+    train, val = (
+        [ids[len(meta.begin) :] for ids in np.split(all_ids, np.flatnonzero(ends) + 1)[:-1]]
+        for all_ids in (read_ids(TOKENS, "train"), read_ids(TOKENS, "val"))
+        for ends in (np.isin(all_ids, meta.end),)
+    )
+    model = KneserNey(3, meta.vocab_size, begin=meta.begin[0]).fit(train)
+    nats = sum(model.nats(ids) for ids in val)
+    return round(nats / math.log(2) / meta.splits["val"].bytes, 4)
 
 
 def experiment(name: str, changes: Changes, seconds: float) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks.line import Trigrams, best_share, mixed, overtakes, token_nats
+from benchmarks.line import Trigrams, best_share, mixed, token_nats
 from benchmarks.measure import Seconds, compared, interleave, rates, spread, summary
 from benchmarks.quality import crossing, merged, ratios
-from benchmarks.study import PLAN, foretold, power_law
-from benchmarks.tables import TABLES, render
+from benchmarks.study import PLAN, foretold, overtakes
+from benchmarks.tables import TABLES, crossing_in_words, render
 from cordel.compute import ComputeParams, decide, seed_everything
 from cordel.evaluation.scoring import score_documents
 from cordel.models import build_model, parse_architecture
@@ -93,16 +93,30 @@ def test_the_last_size_is_foretold_from_the_others() -> None:
     assert found["largest_error"] < 1e-3
 
 
-RUNS = [{"cpu_seconds": s, "test": 1.2 + 3 * s**-0.4} for s in (50.0, 100.0, 200.0, 400.0)]
+POINTS = [(s, 1.2 + 3 * s**-0.4) for s in (50.0, 100.0, 200.0, 400.0)]
 
 
 def test_v7_overtakes_within_its_runs_or_by_the_law_over_them() -> None:
-    law = power_law([(run["cpu_seconds"], run["test"]) for run in RUNS])
-    assert overtakes(RUNS, "test", law, RUNS[2]["test"]) == {"measured": 200}
-    later = overtakes(RUNS, "test", law, 1.2 + 3 * 2000**-0.4)
+    assert overtakes(POINTS, POINTS[2][1]) == {"measured": 200}
+    later = overtakes(POINTS, 1.2 + 3 * 2000**-0.4)
     assert later["law"] == pytest.approx(2000, rel=0.1)
     assert later["law_without_floor"] < later["law"]
-    assert overtakes(RUNS, "test", law, 1.0)["law"] is None  # below the floor
+    assert overtakes(POINTS, 1.0)["law"] is None  # below the floor
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"measured": 1200}, "after 1,200 CPU s (measured)"),
+        ({"law": 9000.0, "law_without_floor": 4000.0}, "between 4,000 CPU s and 9,000 CPU s"),
+        ({"law": 2.4e6, "law_without_floor": 4000.0}, "not before 4,000 CPU s"),
+        ({"law": None, "law_without_floor": None}, "not before any time"),
+    ],
+)
+def test_what_is_extrapolated_is_marked_so(where: dict[str, float | None], said: str) -> None:
+    found = crossing_in_words(where)
+    assert found.startswith(said)
+    assert ("extrapolated" in found) != ("measured" in found)
 
 
 def test_a_mixture_is_between_its_parts_or_better_than_both() -> None:
