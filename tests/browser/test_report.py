@@ -1,6 +1,7 @@
 """The report as a reader opens it: from a file, without a network."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,8 +116,12 @@ def test_numbers_in_charts_are_those_of_the_language(pages: Path, opened: Open) 
     english, portuguese = (
         opened(pages / file).page.locator(labels).all_text_contents() for file in FILES
     )
-    assert any("2.5" in text for text in english)
-    assert any("2,5" in text for text in portuguese)
+    numbers, translated = (
+        [text for text in texts if re.fullmatch(rf"\d+{mark}\d+", text)]
+        for texts, mark in ((english, r"\."), (portuguese, ","))
+    )
+    assert len(numbers) > 2
+    assert [text.replace(".", ",") for text in numbers] == translated
 
 
 def test_a_legend_singles_out_and_a_point_says_what_it_is(pages: Path, opened: Open) -> None:
